@@ -58,9 +58,7 @@ void for_ranges(const List& list, const F& f) {
   if (count == 0) return;
   // Launches are counted as on a GPU.
   if (!list[0].is_cpu() || vmb::launch_counter) return without_gradients(0, count);
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) without_gradients(i, i + 1);
-  });
+  at::parallel_for(0, count, 1, without_gradients);
 }
 
 }  // namespace

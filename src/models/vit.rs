@@ -268,7 +268,8 @@ impl VisionTransformer {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())
         })?;
-        let [q, k, _] = ops::queries_keys_values(&block.attn.qkv.forward(normed), block.attn.num_heads);
+        let [q, k, _] =
+            ops::queries_keys_values(&block.attn.qkv.forward(normed), block.attn.num_heads);
         let scale = (q.size()[3] as f64).powf(-0.5);
         let logits = q.matmul(&k.transpose(-2, -1)) * scale;
         Ok(logits.softmax(-1, Kind::Float))

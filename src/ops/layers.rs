@@ -41,11 +41,8 @@ pub fn mlp(x: &Tensor, fc1: LinearParameters, fc2: LinearParameters, quick_gelu:
     });
     ours.unwrap_or_else(|| {
         let hidden = linear(x, fc1.0, fc1.1);
-        let hidden = if quick_gelu {
-            &hidden * (&hidden * 1.702).sigmoid()
-        } else {
-            hidden.gelu("none")
-        };
+        let hidden =
+            if quick_gelu { &hidden * (&hidden * 1.702).sigmoid() } else { hidden.gelu("none") };
         linear(&hidden, fc2.0, fc2.1)
     })
 }

@@ -281,8 +281,7 @@ fn attention_in_half_precision_and_of_no_images_is_libtorchs() {
 /// Returns an MLP as libtorch computes it.
 fn mlp_by_libtorch(x: &Tensor, [w1, b1, w2, b2]: [&Tensor; 4], quick: bool) -> Tensor {
     let hidden = x.linear(w1, Some(b1));
-    let hidden =
-        if quick { &hidden * (&hidden * 1.702).sigmoid() } else { hidden.gelu("none") };
+    let hidden = if quick { &hidden * (&hidden * 1.702).sigmoid() } else { hidden.gelu("none") };
     hidden.linear(w2, Some(b2))
 }
 

@@ -3,6 +3,8 @@
 //! Only additions, multiplications, divisions and square roots are used, which IEEE 754 rounds
 //! the same on every machine; hence no sine, power or exponential from the machine's library.
 
+use std::cell::Cell;
+
 use image::RgbImage;
 
 use super::layout::Frame;
@@ -146,22 +148,66 @@ pub(super) fn scaled(color: Color, factor: f32) -> Color {
     color.map(|channel| channel * factor)
 }
 
-/// Returns smooth noise in [-1, 1] with features of size one.
-pub(super) fn noise([x, y]: Point, seed: u32) -> f32 {
-    // Like `f32::floor`, which is a call into a library on the oldest x86-64 machines.
-    let floor = |v: f32| v as i32 - i32::from(v < 0.0);
-    let (i, j) = (floor(x), floor(y));
-    let (u, v) = (smooth(x - i as f32), smooth(y - j as f32));
-    let top = lattice(i, j, seed) * (1.0 - u) + lattice(i + 1, j, seed) * u;
-    let bottom = lattice(i, j + 1, seed) * (1.0 - u) + lattice(i + 1, j + 1, seed) * u;
-    top * (1.0 - v) + bottom * v
+/// Smooth noise in [-1, 1] with features of size one.
+///
+/// It remembers the corners of the last cell of the lattice: neighboring pixels often lie in one.
+#[derive(Debug)]
+pub(super) struct Noise {
+    seed: u32,
+    cell: Cell<LatticeCell>,
 }
 
-/// Returns three octaves of [`noise`].
-pub(super) fn clouds([x, y]: Point, seed: u32) -> f32 {
-    0.57 * noise([x, y], seed)
-        + 0.29 * noise([2.1 * x, 2.1 * y], seed ^ 0x5bd1)
-        + 0.14 * noise([4.3 * x, 4.3 * y], seed ^ 0xa3c7)
+/// A cell of the lattice, and the random numbers of its corners: top left, top right, bottom left
+/// and bottom right.
+#[derive(Clone, Copy, Debug)]
+struct LatticeCell {
+    position: (i32, i32),
+    corners: [f32; 4],
+}
+
+impl LatticeCell {
+    fn new(position: (i32, i32), seed: u32) -> Self {
+        let (i, j) = position;
+        let corners = [(i, j), (i + 1, j), (i, j + 1), (i + 1, j + 1)];
+        Self { position, corners: corners.map(|(i, j)| lattice(i, j, seed)) }
+    }
+}
+
+impl Noise {
+    pub(super) fn new(seed: u32) -> Self {
+        Self { seed, cell: Cell::new(LatticeCell::new((0, 0), seed)) }
+    }
+
+    pub(super) fn at(&self, [x, y]: Point) -> f32 {
+        // Like `f32::floor`, which is a call into a library on the oldest x86-64 machines.
+        let floor = |v: f32| v as i32 - i32::from(v < 0.0);
+        let (i, j) = (floor(x), floor(y));
+        if self.cell.get().position != (i, j) {
+            self.cell.set(LatticeCell::new((i, j), self.seed));
+        }
+        let [a, b, c, d] = self.cell.get().corners;
+        let (u, v) = (smooth(x - i as f32), smooth(y - j as f32));
+        let top = a * (1.0 - u) + b * u;
+        let bottom = c * (1.0 - u) + d * u;
+        top * (1.0 - v) + bottom * v
+    }
+}
+
+/// Three octaves of [`Noise`].
+#[derive(Debug)]
+pub(super) struct Clouds([Noise; 3]);
+
+impl Clouds {
+    pub(super) fn new(seed: u32) -> Self {
+        Self([seed, seed ^ 0x5bd1, seed ^ 0xa3c7].map(Noise::new))
+    }
+
+    pub(super) fn at(&self, [x, y]: Point) -> f32 {
+        let [low, middle, high] = &self.0;
+        0.57 * low.at([x, y])
+            + 0.29 * middle.at([2.1 * x, 2.1 * y])
+            + 0.14 * high.at([4.3 * x, 4.3 * y])
+    }
 }
 
 /// Returns a fixed random number in [-1, 1] for each point of the integer lattice.

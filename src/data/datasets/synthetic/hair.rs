@@ -1,7 +1,7 @@
 //! The hair behind the head and on it.
 
 use super::canvas::{
-    Canvas, Color, Point, blend, coverage, ellipse, noise, scaled, smooth, soft_coverage, tint,
+    Canvas, Color, Noise, Point, blend, coverage, ellipse, scaled, smooth, soft_coverage, tint,
 };
 use super::head::{Light, shadow_tint};
 use super::layout::{Layout, skull};
@@ -63,27 +63,43 @@ impl Cut {
     }
 }
 
-/// Computes the color of hair at `at`, in strands that run away from `crown`.
-fn strands(at: Point, crown: Point, look: &Look, light: &Light, half: [f32; 2]) -> Color {
-    let [x, y] = at;
-    let (dx, dy) = (x - crown[0], y - crown[1]);
-    let reach = dx.abs() + dy.abs() + 0.05;
-    // Constant along a ray from the crown, like an angle, but cheap and the same everywhere.
-    let ray = dx / reach + if dy < 0.0 { 4.0 } else { 0.0 };
-    let seed = look.grain_seed ^ 0x4a1;
-    let streak = if look.hair_style == HairStyle::Curly {
-        noise([15.0 * x, 15.0 * y], seed) + 0.5 * noise([31.0 * x, 31.0 * y], seed ^ 7)
-    } else {
-        noise([17.0 * ray, 2.5 * reach], seed) + 0.6 * noise([41.0 * ray, 4.0 * reach], seed ^ 7)
-    };
-    let (u, v) = (x / (half[0] + 0.2), y / (half[1] + 0.2));
-    let facing = (1.0 - (0.8 * u * u + 0.7 * v * v)).max(0.1).sqrt();
-    let lit = light.lambert([0.9 * u, 0.8 * v, facing]);
-    // A band of gloss half way down from the crown.
-    let band = (1.0 - ((reach - 0.32) / 0.16).abs()).max(0.0);
-    let gloss = 0.16 * smooth(band) * (1.0 + 0.6 * streak) * lit;
-    let base = scaled(look.hair_color, lit * (1.0 + 0.20 * streak));
-    base.map(|channel| channel + gloss * (0.35 + channel))
+/// Hair in strands that run away from `crown`.
+struct Strands<'a> {
+    crown: Point,
+    look: &'a Look,
+    light: &'a Light,
+    half: [f32; 2],
+    noise: [Noise; 2],
+}
+
+impl<'a> Strands<'a> {
+    fn new(crown: Point, look: &'a Look, light: &'a Light, half: [f32; 2]) -> Self {
+        let seed = look.grain_seed ^ 0x4a1;
+        Self { crown, look, light, half, noise: [seed, seed ^ 7].map(Noise::new) }
+    }
+
+    /// Computes the color of hair at `at`.
+    fn color(&self, at: Point) -> Color {
+        let [x, y] = at;
+        let (dx, dy) = (x - self.crown[0], y - self.crown[1]);
+        let reach = dx.abs() + dy.abs() + 0.05;
+        // Constant along a ray from the crown, like an angle, but cheap and the same everywhere.
+        let ray = dx / reach + if dy < 0.0 { 4.0 } else { 0.0 };
+        let [coarse, fine] = &self.noise;
+        let streak = if self.look.hair_style == HairStyle::Curly {
+            coarse.at([15.0 * x, 15.0 * y]) + 0.5 * fine.at([31.0 * x, 31.0 * y])
+        } else {
+            coarse.at([17.0 * ray, 2.5 * reach]) + 0.6 * fine.at([41.0 * ray, 4.0 * reach])
+        };
+        let (u, v) = (x / (self.half[0] + 0.2), y / (self.half[1] + 0.2));
+        let facing = (1.0 - (0.8 * u * u + 0.7 * v * v)).max(0.1).sqrt();
+        let lit = self.light.lambert([0.9 * u, 0.8 * v, facing]);
+        // A band of gloss half way down from the crown.
+        let band = (1.0 - ((reach - 0.32) / 0.16).abs()).max(0.0);
+        let gloss = 0.16 * smooth(band) * (1.0 + 0.6 * streak) * lit;
+        let base = scaled(self.look.hair_color, lit * (1.0 + 0.20 * streak));
+        base.map(|channel| channel + gloss * (0.35 + channel))
+    }
 }
 
 /// Paints the hair behind head and neck: long hair, a bob, a bun.
@@ -99,24 +115,27 @@ pub(super) fn paint_back_hair(canvas: &mut Canvas, look: &Look, layout: &Layout,
         HairStyle::Bun => {
             let center = [0.0, -h - 0.10];
             let radius = 0.19 + 0.05 * look.hair_volume;
+            let swirl = [center[0] + 0.05, center[1] - 0.04];
+            let strands = Strands::new(swirl, look, light, half);
             canvas.paint([-0.4, -h - 0.5, 0.4, -h + 0.2], |at, pixel| {
                 let distance = ellipse(at, center, [radius, 0.85 * radius]);
-                let swirl = [center[0] + 0.05, center[1] - 0.04];
-                let color = strands(at, swirl, look, light, half);
-                blend(pixel, scaled(color, 0.9), coverage(distance, px));
+                blend(pixel, scaled(strands.color(at), 0.9), coverage(distance, px));
             });
             return;
         }
         _ => return,
     };
+    // The same noise in three places, each of which remembers its own cell.
+    let [waves, ends, streaks] = [seed; 3].map(Noise::new);
+    let fine = Noise::new(seed ^ 5);
     canvas.paint([-w - 0.4, -h - 0.3, w + 0.4, bottom + 0.1], |at, pixel| {
         let [x, y] = at;
         let t = ((y + 0.3 * h) / (bottom + 0.3 * h)).clamp(0.0, 1.0);
-        let wave = 0.02 * noise([3.0, 4.0 * y], seed);
+        let wave = 0.02 * waves.at([3.0, 4.0 * y]);
         // Falls from the crown, a little wider towards the ends, which are rounded.
         let half_width = (w + volume) * (0.94 + 0.14 * smooth(t)) + wave;
         let crown = ellipse(at, [0.0, -0.1 * h], [w + volume - 0.02, 0.95 * h]);
-        let ragged = 0.03 * noise([14.0 * x, 0.0], seed);
+        let ragged = 0.03 * ends.at([14.0 * x, 0.0]);
         let corner = (x.abs() - half_width + 0.12).max(0.0);
         let foot = (y - bottom + ragged + 0.12).max(0.0);
         let curtain = (corner * corner + foot * foot).sqrt() - 0.12;
@@ -125,7 +144,7 @@ pub(super) fn paint_back_hair(canvas: &mut Canvas, look: &Look, layout: &Layout,
         if edge == 0.0 {
             return;
         }
-        let streak = noise([22.0 * x, 1.5 * y], seed) + 0.5 * noise([47.0 * x, 2.0 * y], seed ^ 5);
+        let streak = streaks.at([22.0 * x, 1.5 * y]) + 0.5 * fine.at([47.0 * x, 2.0 * y]);
         let shade = light.lambert([0.9 * x / (w + 0.3), 0.0, 0.6]) * (0.80 + 0.17 * streak);
         let mut color = scaled(look.hair_color, shade);
         // Darker where the head and the neck keep the light off.
@@ -146,15 +165,17 @@ pub(super) fn paint_front_hair(canvas: &mut Canvas, look: &Look, layout: &Layout
     let crown = [part, -0.98 * h];
     let reach = cut.top.max(cut.side) + 2.0 * cut.curl + 0.02;
     let bounds = [-w - reach, -h - reach, w + reach, cut.end * h + 0.1];
+    let (outline, tips) = (Noise::new(seed), Noise::new(seed ^ 3));
+    let strands = Strands::new(crown, look, light, half);
     canvas.paint(bounds, |at, pixel| {
         let [x, y] = at;
-        let rough = cut.curl * noise([11.0 * x, 11.0 * y], seed);
+        let rough = cut.curl * outline.at([11.0 * x, 11.0 * y]);
         let thick = [w + cut.side, h + cut.top];
         let outer = cap(at, thick) + rough;
         // Under the equator the hair hugs the face down to where it ends.
         let below = y - cut.end * h;
         let line = hairline(x, &cut, look, w, h, part) + 0.4 * rough;
-        let tufts = 0.025 * noise([26.0 * x, 0.5], seed ^ 3);
+        let tufts = 0.025 * tips.at([26.0 * x, 0.5]);
         let inside = outer.max(y - line - tufts).max(below);
         let alpha = 1.0 - cut.bare;
         // The hair throws a soft shadow on the forehead.
@@ -165,7 +186,7 @@ pub(super) fn paint_front_hair(canvas: &mut Canvas, look: &Look, layout: &Layout
         }
         let edge = if cut.bare > 0.0 { soft_coverage(inside, 0.06) } else { coverage(inside, px) };
         if edge > 0.0 {
-            blend(pixel, strands(at, crown, look, light, half), alpha * edge);
+            blend(pixel, strands.color(at), alpha * edge);
         }
     });
 }

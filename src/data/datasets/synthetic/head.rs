@@ -1,7 +1,7 @@
 //! Skin: its color under the light, the head, the ears, and facial hair.
 
 use super::canvas::{
-    Canvas, Color, Point, blend, clouds, coverage, ellipse, mix, noise, scaled, smooth,
+    Canvas, Clouds, Color, Noise, Point, blend, coverage, ellipse, mix, scaled, smooth,
     soft_coverage, spot, tint,
 };
 use super::face::Face;
@@ -38,12 +38,12 @@ impl Light {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Skin {
     pub(super) color: Color,
     pub(super) light: Light,
     texture: f32,
-    seed: u32,
+    blotches: Clouds,
 }
 
 impl Skin {
@@ -56,13 +56,13 @@ impl Skin {
             color,
             light: Light { direction: face.scene.light, ambient: face.scene.ambient },
             texture: face.look.texture,
-            seed: face.look.grain_seed,
+            blotches: Clouds::new(face.look.grain_seed ^ 0x91),
         }
     }
 
     /// Computes the color at `at` of skin that faces along `normal`.
     pub(super) fn lit(&self, at: Point, normal: [f32; 3]) -> Color {
-        let blotches = clouds([11.0 * at[0], 11.0 * at[1]], self.seed ^ 0x91);
+        let blotches = self.blotches.at([11.0 * at[0], 11.0 * at[1]]);
         let brightness = self.light.lambert(normal) * (1.0 + 0.05 * self.texture * blotches);
         let mut color = scaled(self.color, brightness.max(0.97));
         // Shade turns redder as it deepens.
@@ -96,6 +96,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
     let [w, h] = layout.half;
     let mouth = layout.mouth;
     let bounds = [-w - 0.15, -h - 0.05, w + 0.15, h + 0.05];
+    let freckles = Noise::new(look.grain_seed ^ 0x1f);
     canvas.paint(bounds, |at, pixel| {
         let distance = layout.head_distance(at);
         let edge = coverage(distance, px);
@@ -131,7 +132,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
         blend(&mut color, [1.0, 0.96, 0.92], 0.10 * chin);
         if look.freckles > 0.0 {
             let where_ = spot(at, [0.0, 0.2 * h], [0.95 * w, 0.38]);
-            let dots = noise([34.0 * x, 34.0 * y], look.grain_seed ^ 0x1f) - 0.35;
+            let dots = freckles.at([34.0 * x, 34.0 * y]) - 0.35;
             let dots = (3.0 * dots).clamp(0.0, 1.0) * where_;
             tint(&mut color, [0.72, 0.58, 0.48], look.freckles * dots);
         }
@@ -169,10 +170,10 @@ pub(super) fn paint_beard(canvas: &mut Canvas, look: &Look, layout: &Layout, ski
     let [mx, my] = layout.mouth.center;
     let nose_tip = layout.nose.tip;
     let bounds = [-w - 0.2, 0.0, w + 0.2, h + 0.15];
+    let (fine, coarse) = (Noise::new(look.grain_seed ^ 0xbe), Noise::new(look.grain_seed ^ 0xbd));
     canvas.paint(bounds, |at, pixel| {
         let [x, y] = at;
-        let hairs = 0.7 * noise([61.0 * x, 23.0 * y], look.grain_seed ^ 0xbe)
-            + 0.4 * noise([23.0 * x, 9.0 * y], look.grain_seed ^ 0xbd);
+        let hairs = 0.7 * fine.at([61.0 * x, 23.0 * y]) + 0.4 * coarse.at([23.0 * x, 9.0 * y]);
         let outside = layout.head_distance(at) - fringe * (1.0 + 0.5 * hairs);
         let edge = coverage(outside, px);
         if edge == 0.0 {

@@ -42,7 +42,7 @@ mod stream;
 
 use image::RgbImage;
 
-use canvas::{Canvas, noise};
+use canvas::{Canvas, Noise};
 use face::SCORE_RANGE;
 use layout::{Frame, Layout};
 
@@ -119,9 +119,9 @@ impl Face {
         }
         features::paint_glasses(&mut canvas, look, &layout);
         let (tint, grain) = (self.scene.tint, self.scene.grain);
-        let seed = look.grain_seed ^ 0x9a1;
+        let specks = Noise::new(look.grain_seed ^ 0x9a1);
         canvas.paint_all(|[x, y], pixel| {
-            let speck = grain * noise([40.0 * x, 40.0 * y], seed);
+            let speck = grain * specks.at([40.0 * x, 40.0 * y]);
             for (channel, factor) in pixel.iter_mut().zip(tint) {
                 *channel = *channel * factor + speck;
             }
