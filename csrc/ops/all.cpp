@@ -2,6 +2,7 @@
 // spend most of its compile time on the same headers.
 #include "ops/dispatch.cpp"  // first: it specializes templates that the others use
 #include "ops/autocast.cpp"
+#include "ops/bimamba_cpu.cpp"
 #include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
 #include "ops/linear.cpp"

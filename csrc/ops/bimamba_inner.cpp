@@ -15,11 +15,11 @@
 
 #include <array>
 
+#include "bimamba_cpu.h"
 #include "border.h"
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
-#include "linear.h"
 #include "scan_inputs.h"
 
 namespace vmb {
@@ -29,45 +29,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The parameters of one direction, in the order of the argument lists.
-constexpr int64_t kParameters = 7;
-struct Direction {
-  Tensor conv_weight, conv_bias;  // (inner, 1, width), (inner)
-  Tensor x_proj;                  // (rank + 2 state, inner)
-  Tensor dt_proj, dt_bias;        // (inner, rank), (inner)
-  Tensor A_log, D;                // (inner, state), (inner)
-  bool reverse;
-
-  Direction(at::TensorList p, bool reverse)
-      : conv_weight(p[0]),
-        conv_bias(p[1]),
-        x_proj(p[2]),
-        dt_proj(p[3]),
-        dt_bias(p[4]),
-        A_log(p[5]),
-        D(p[6]),
-        reverse(reverse) {}
-};
-
-// The products a b of both directions, (2, m, k) and (2, k, n), to `out`.
-void multiply(Tensor out, const Tensor& a, const Tensor& b) {
-  on_device_of(
-      out, [&] { at::bmm_out(out, a, b); },
-      [&] {
-        for (int64_t i = 0; i < out.size(0); ++i) multiply_matrices(out[i], a[i], b[i]);
-      });
-}
-
-void add_product(const Tensor& out, const Tensor& a, const Tensor& b) {
-  on_device_of(
-      out, [&] { out.baddbmm_(a, b); },
-      [&] {
-        for (int64_t i = 0; i < out.size(0); ++i)
-          multiply_matrices(out[i], a[i], b[i], /*add=*/true);
-      });
-}
-
-// The operands of both passes. The first dimension of all that belongs to a direction is 2.
+// The operands of both passes on a GPU, or where its launches are counted. The first dimension of all
+// that belongs to a direction is 2.
 struct Inner {
   Tensor xz;  // (batch, length, {x, z}, inner)
   std::array<Direction, 2> directions;
@@ -132,15 +95,11 @@ struct Inner {
 
   // x_proj's output for the convolutions' u.
   Tensor project(const Tensor& u) const {
-    const Tensor low = at::empty({2, batch() * length(), x_proj.size(1)}, xz.options());
-    multiply(low, rows(u), x_proj.transpose(1, 2));
-    return low;
+    return at::bmm(rows(u), x_proj.transpose(1, 2));
   }
 
   Tensor step_sizes(const Tensor& low) const {
-    const Tensor delta = at::empty({2, batch() * length(), inner()}, xz.options());
-    multiply(delta, low.narrow(2, 0, rank()), dt_proj.transpose(1, 2));
-    return delta;
+    return at::bmm(low.narrow(2, 0, rank()), dt_proj.transpose(1, 2));
   }
 };
 
@@ -199,23 +158,33 @@ Tensor bimamba_eager(const Tensor& xz, at::TensorList parameters) {
   return (sum * 0.5).transpose(1, 2);
 }
 
-// Where the parameters are among the saved tensors, behind xz, x_proj's output, the states and the
-// converted parameters.
+// Where the parameters are among the saved tensors, behind xz and five that the pass computed.
 constexpr int64_t kParametersAt = 6;
+
+bool by_cpu_kernels(const Tensor& xz) { return xz.is_cpu() && !launch_counter; }
 
 struct BimambaInner : torch::autograd::Function<BimambaInner> {
   static Tensor forward(AutogradContext* context, const Tensor& xz, at::TensorList parameters,
                         const std::string& path) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    Inner in(xz, parameters);
-    in.convert_parameters();
-    Tensor low;
-    const ScanResult result = run(in, low, /*keep_states=*/true, path);
-    variable_list saved{xz, low, result.states, in.x_proj, in.dt_proj, in.A};
+    Tensor out;
+    variable_list saved;
+    if (by_cpu_kernels(xz)) {
+      MixerState state;
+      out = bimamba_forward_cpu(xz, parameters, path, &state);
+      saved = {xz, state.A[0], state.A[1], state.low[0], state.low[1], state.states};
+    } else {
+      Inner in(xz, parameters);
+      in.convert_parameters();
+      Tensor low;
+      const ScanResult result = run(in, low, /*keep_states=*/true, path);
+      out = result.out.transpose(1, 2);
+      saved = {xz, low, result.states, in.x_proj, in.dt_proj, in.A};
+    }
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     context->save_for_backward(std::move(saved));
     context->saved_data["path"] = path;
-    return result.out.transpose(1, 2);
+    return out;
   }
 
   static ScanResult run(const Inner& in, Tensor& low, bool keep_states, std::string_view path) {
@@ -232,7 +201,14 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "bimamba_inner: double backward is not implemented");
     const std::string& path = context->saved_data["path"].toStringRef();
-    Inner in(saved[0], at::TensorList(saved).slice(kParametersAt));
+    const at::TensorList parameters = at::TensorList(saved).slice(kParametersAt);
+    if (by_cpu_kernels(saved[0])) {
+      const MixerState state{{saved[1], saved[2]}, {saved[3], saved[4]}, saved[5]};
+      gradients = bimamba_backward_cpu(saved[0], parameters, state, douts[0], path);
+      gradients.emplace_back();
+      return gradients;
+    }
+    Inner in(saved[0], parameters);
     const Tensor& low = saved[1];
     in.x_proj = saved[3], in.dt_proj = saved[4], in.A = saved[5];
     const Tensor dxz = at::empty(in.xz.sizes(), in.xz.options());
@@ -240,23 +216,22 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
     const Tensor u = conv_forward(in.convs(), path), delta = in.step_sizes(low);
     ScanGradients scan;
     scan.du = at::empty_like(u);
-    // On the CPU, in place of delta, which is not needed again.
-    const Tensor ddelta = delta.is_cpu() ? delta : at::empty_like(delta);
+    const Tensor ddelta = at::empty_like(delta);
     scan.ddelta = ddelta.unflatten(1, {in.batch(), in.length()}).transpose(2, 3);
     scan.dz = Inner::half(dxz, 1);
     scan_backward(in.scans(u, low, delta), saved[2], douts[0].transpose(1, 2), scan, path);
 
     const int64_t rank = in.rank(), state = in.state();
-    const Tensor dlow = at::empty_like(low), ddt_proj = at::empty_like(in.dt_proj),
-                 dx_proj = at::empty_like(in.x_proj);
-    multiply(dlow.narrow(2, 0, rank), ddelta, in.dt_proj);
+    const Tensor dlow = at::empty_like(low);
+    Tensor drank = dlow.narrow(2, 0, rank);
+    at::bmm_out(drank, ddelta, in.dt_proj);
     dlow.unflatten(1, {in.batch(), in.length()})
         .narrow(3, rank, 2 * state)
         .unflatten(3, {2, state})
         .copy_(scan.dBC);
-    multiply(ddt_proj, ddelta.transpose(1, 2), low.narrow(2, 0, rank));
-    multiply(dx_proj, dlow.transpose(1, 2), Inner::rows(u));
-    add_product(Inner::rows(scan.du), dlow, in.x_proj);
+    const Tensor ddt_proj = at::bmm(ddelta.transpose(1, 2), low.narrow(2, 0, rank)),
+                 dx_proj = at::bmm(dlow.transpose(1, 2), Inner::rows(u));
+    Inner::rows(scan.du).baddbmm_(dlow, in.x_proj);
 
     ConvGradients conv;
     conv.dx = Inner::half(dxz, 0);
@@ -290,6 +265,7 @@ Tensor bimamba(const Tensor& xz, at::TensorList forward, at::TensorList backward
   check_arguments(xz, forward, backward);
   const auto parameters = joined(forward, backward);
   if (!has_kernels(xz)) return bimamba_eager(xz, parameters);
+  if (by_cpu_kernels(xz)) return bimamba_forward_cpu(xz, parameters, path, nullptr);
   Inner in(xz, parameters);
   in.convert_parameters();
   Tensor low;
