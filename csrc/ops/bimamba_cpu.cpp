@@ -190,23 +190,26 @@ class Mixer {
     return delta;
   }
 
+  // Adds `count` parts that are `apart` values apart, the first one first.
+  static void sum_in_order(const T* part, int64_t count, int64_t apart, int64_t values, T* sum) {
+    std::copy_n(part, values, sum);
+    for (int64_t i = 1; i < count; ++i) {
+      part += apart;
+      for (int64_t j = 0; j < values; ++j) sum[j] += part[j];
+    }
+  }
+
   // The gradient of x_proj's output: the sums of those of B and C over the groups of channels, in
   // order. The first `rank` of each row are still to be computed.
   Tensor low_gradient(const Tensor& dBC, int64_t direction) const {
     const int64_t row = rank + 2 * state, groups = sizes().groups(), of_group = length * 2 * state;
     const Tensor dlow = empty({batch * length, row});
+    const T* const parts = data(dBC) + direction * dBC.stride(0);
+    T* const sums = data(dlow) + rank;
     at::parallel_for(0, batch * length, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t token = begin; token < end; ++token) {
-        const int64_t image = token / length, step = token % length;
-        const T* part = data(dBC) + direction * dBC.stride(0) + image * groups * of_group +
-                        step * 2 * state;
-        T* const sum = data(dlow) + token * row + rank;
-        std::copy_n(part, 2 * state, sum);
-        for (int64_t group = 1; group < groups; ++group) {
-          part += of_group;
-          for (int64_t j = 0; j < 2 * state; ++j) sum[j] += part[j];
-        }
-      }
+      for (int64_t token = begin; token < end; ++token)
+        sum_in_order(parts + token / length * groups * of_group + token % length * 2 * state,
+                     groups, of_group, 2 * state, sums + token * row);
     });
     return dlow;
   }
@@ -215,12 +218,7 @@ class Mixer {
   Tensor batch_sum(const Tensor& parts, int64_t direction, const Tensor& parameter) const {
     const Tensor sum = like(parameter);
     const int64_t count = sum.numel();
-    const T* part = data(parts) + direction * parts.stride(0);
-    std::copy_n(part, count, data(sum));
-    for (int64_t image = 1; image < batch; ++image) {
-      part += count;
-      for (int64_t j = 0; j < count; ++j) data(sum)[j] += part[j];
-    }
+    sum_in_order(data(parts) + direction * parts.stride(0), batch, count, count, data(sum));
     return sum;
   }
 };
