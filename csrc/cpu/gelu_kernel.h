@@ -20,7 +20,7 @@ struct Gelu {
   // The normal distribution and its density. The upper tail is the exponential of the density times
   // a factor that falls slowly, from 1/2 at 0: a polynomial in c t / (1 + c t), fitted for the
   // least absolute error of the product. The distribution is within 9e-8.
-  static Gate normal(V x) {
+  static VMB_INLINE Gate normal(V x) {
     constexpr double kDensity = 0.3989422804014327;  // 1 / sqrt(2 pi)
     if constexpr (sizeof(T) == 8) {
       Gate gate;
@@ -45,7 +45,7 @@ struct Gelu {
     }
   }
 
-  static Gate quick(V x) {
+  static VMB_INLINE Gate quick(V x) {
     constexpr T kRate = static_cast<T>(1.702);
     V gate, scaled = x * kRate;
     sigmoids<1>(&scaled, &gate);
@@ -54,10 +54,11 @@ struct Gelu {
 
   template <class F>
   static void for_gate(bool is_quick, const F& f) {
+    // Not as functions, which would be called for each vector.
     if (is_quick)
-      f(quick);
+      f([](V x) VMB_INLINE { return quick(x); });
     else
-      f(normal);
+      f([](V x) VMB_INLINE { return normal(x); });
   }
 
   static void forward(const GeluForwardArgs<T>& args, int64_t begin, int64_t end) {

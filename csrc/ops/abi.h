@@ -32,8 +32,8 @@ char* vmb_linear(const void* x, const void* weight, const void* bias, void** out
 char* vmb_norm(const void* x, const void* update, const void* factors, const void* weight,
                const void* bias, double eps, void** sum, void** out);
 
-/* Computes multi-head self-attention of a qkv projection's output (b, l, 3 heads d) on the CPU in
- * float or double; writes null elsewhere. */
+/* Computes multi-head self-attention of a qkv projection's output (b, l, 3 heads d) on the CPU;
+ * writes null elsewhere. */
 char* vmb_attention(const void* qkv, int64_t heads, const char* path, void** out);
 
 /* Computes a transformer's MLP, weight2 gelu(weight1 x + bias1) + bias2, on the CPU in float or

@@ -1,12 +1,11 @@
-// Multi-head self-attention (arXiv 1706.03762) in float32 and float64 on the CPU, from the output
-// of the qkv projection, as one node of autograd:
+// Multi-head self-attention (arXiv 1706.03762) on the CPU, from the output of the qkv projection, as
+// one node of autograd:
 //
 //   out = softmax(q kᵀ / sqrt(dim)) v, for each head
 //
 // It reads and writes the projections' own layouts, so nothing is transposed or stacked. It saves
-// its input; backward computes the scores again.
+// its input; backward computes the scores again. Half types are computed in float32.
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "abi.h"
@@ -30,8 +29,13 @@ T score_scale(const AttentionSizes& size) {
   return static_cast<T>(1 / std::sqrt(static_cast<double>(size.dim)));
 }
 
-// qkv (batch, length, 3 heads dim), contiguous, to (batch, length, heads dim).
-Tensor attention_forward(const Tensor& qkv, int64_t heads, std::string_view path) {
+Tensor in_compute_type(const Tensor& x, const Tensor& qkv) {
+  return x.to(compute_type(qkv)).contiguous();
+}
+
+// qkv (batch, length, 3 heads dim) to (batch, length, heads dim).
+Tensor attention_forward(const Tensor& qkv_, int64_t heads, std::string_view path) {
+  const Tensor qkv = in_compute_type(qkv_, qkv_);
   const AttentionSizes size = attention_sizes(qkv, heads);
   const Tensor out = at::empty({size.batch, size.length, size.channels()}, qkv.options());
   AT_DISPATCH_FLOATING_TYPES(qkv.scalar_type(), "attention", [&] {
@@ -44,11 +48,12 @@ Tensor attention_forward(const Tensor& qkv, int64_t heads, std::string_view path
                      table.attention_forward(args, begin, end, workspace);
                    });
   });
-  return out;
+  return out.to(qkv_.scalar_type());
 }
 
-Tensor attention_backward(const Tensor& qkv, const Tensor& dout, int64_t heads,
+Tensor attention_backward(const Tensor& qkv_, const Tensor& dout_, int64_t heads,
                           std::string_view path) {
+  const Tensor qkv = in_compute_type(qkv_, qkv_), dout = in_compute_type(dout_, qkv_);
   const AttentionSizes size = attention_sizes(qkv, heads);
   const Tensor dqkv = at::empty_like(qkv);
   AT_DISPATCH_FLOATING_TYPES(qkv.scalar_type(), "attention_backward", [&] {
@@ -61,7 +66,7 @@ Tensor attention_backward(const Tensor& qkv, const Tensor& dout, int64_t heads,
                      table.attention_backward(args, begin, end, workspace);
                    });
   });
-  return dqkv;
+  return dqkv.to(qkv_.scalar_type());
 }
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
@@ -78,16 +83,15 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "attention: double backward is not implemented");
     const Tensor qkv = context->get_saved_variables()[0];
-    return {attention_backward(qkv, douts[0].contiguous(), context->saved_data["heads"].toInt(),
+    return {attention_backward(qkv, douts[0], context->saved_data["heads"].toInt(),
                                context->saved_data["path"].toStringRef()),
             Tensor(), Tensor()};
   }
 };
 
 bool attention_has_kernels(const Tensor& qkv, int64_t heads) {
-  // Autocast computes in another type; launches are counted as on a GPU.
-  return !launch_counter && !at::autocast::is_autocast_enabled(at::kCPU) && qkv.is_cpu() &&
-         (qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kDouble) &&
+  // Launches are counted as on a GPU.
+  return !launch_counter && qkv.is_cpu() && at::isFloatingType(qkv.scalar_type()) &&
          qkv.dim() == 3 && qkv.numel() > 0 && heads > 0 && qkv.size(2) % (3 * heads) == 0;
 }
 
@@ -100,10 +104,10 @@ char* vmb_attention(const void* qkv_, int64_t heads, const char* path, void** ou
     *out = nullptr;
     if (!vmb::attention_has_kernels(qkv, heads)) return;
     if (vmb::records_gradients("attention", {qkv})) {
-      *out = new at::Tensor(vmb::AttentionFunction::apply(qkv.contiguous(), heads, std::string(path)));
+      *out = new at::Tensor(vmb::AttentionFunction::apply(qkv, heads, std::string(path)));
       return;
     }
     at::AutoDispatchBelowADInplaceOrView guard;
-    *out = new at::Tensor(vmb::attention_forward(qkv.contiguous(), heads, path));
+    *out = new at::Tensor(vmb::attention_forward(qkv, heads, path));
   });
 }

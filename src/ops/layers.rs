@@ -50,8 +50,8 @@ pub fn mlp(x: &Tensor, fc1: LinearParameters, fc2: LinearParameters, quick_gelu:
 /// Computes multi-head self-attention (arXiv 1706.03762), `softmax(q kᵀ / √d) v` for each head, of
 /// a projection's output qkv `(b, l, 3 · heads · d)`: `(b, l, heads · d)`.
 ///
-/// Float32 and float64 on the CPU have kernels of this project, those of `path`, which are
-/// differentiable once; libtorch computes the rest.
+/// The CPU has kernels of this project, those of `path`, which are differentiable once and compute
+/// half types in float32; libtorch computes it elsewhere.
 pub fn attention(qkv: &Tensor, heads: i64, path: Path) -> Tensor {
     let (qkv_, path) = (ffi::pointer(qkv), path.c_name().as_ptr());
     // SAFETY: the tensor is borrowed for the call, and the name is static.

@@ -266,16 +266,23 @@ fn gradients_of_attention_are_finite_differences() {
 }
 
 #[test]
-fn attention_in_half_precision_and_of_no_images_is_libtorchs() {
+fn attention_in_half_precision_is_that_in_single_rounded() {
     let _alone = alone_with_seed(13);
-    let qkv = leaf(&[2, 33, 48]);
-    let half = || ops::attention(&qkv, 2, Path::Auto);
-    let found = ops::autocast(Device::Cpu, Kind::BFloat16, half).unwrap();
-    assert_eq!(found.kind(), Kind::BFloat16);
-    let expected = attention_by_libtorch(&qkv, 2);
-    let error = (found.to_kind(Kind::Float) - &expected).abs().max().double_value(&[]);
-    assert!(error < 2e-2, "{error}");
-    assert_eq!(ops::attention(&qkv.narrow(0, 0, 0), 2, Path::Auto).size(), [0, 33, 16]);
+    for (kind, tolerance) in [(Kind::BFloat16, 2e-2), (Kind::Half, 2e-3)] {
+        let half = leaf(&[2, 33, 48]).detach().to_kind(kind);
+        let (single, half) =
+            (half.to_kind(Kind::Float).set_requires_grad(true), half.set_requires_grad(true));
+        let dout = Tensor::randn([2, 33, 16], (Kind::Float, Device::Cpu));
+        let found = run(&ops::attention(&half, 2, Path::Auto), &dout, &[&half]);
+        let expected = run(&attention_by_libtorch(&single, 2), &dout, &[&single]);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!((found.kind(), found.size()), (kind, expected.size()));
+            let error = (found.to_kind(Kind::Float) - expected).abs().max().double_value(&[]);
+            assert!(error < tolerance, "{kind:?}: {error}");
+        }
+    }
+    let none = Tensor::zeros([0, 33, 48], (Kind::Float, Device::Cpu));
+    assert_eq!(ops::attention(&none, 2, Path::Auto).size(), [0, 33, 16]);
 }
 
 /// Returns an MLP as libtorch computes it.
