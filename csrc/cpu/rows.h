@@ -14,9 +14,10 @@ struct Rows {
   using V = Vec<T, W>;
   // Steps that are packed at once: where steps are adjacent in memory, complete cache lines.
   static constexpr int kStrip = kChunk;
+  static constexpr int64_t kLine = 64;  // bytes of a cache line
   // Vectors in a cache line. They are packed together: where channels are adjacent, the line would
   // be evicted before the second vector needs it.
-  static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
+  static constexpr int kVectors = sizeof(V) < kLine ? kLine / sizeof(V) : 1;
 
   // The position of a work item.
   struct Item {
@@ -42,9 +43,10 @@ struct Rows {
                    int64_t step, int64_t steps, int64_t apart = 1) {
     const T* source = view.at(b, channel, step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t)
-        rows[t * apart] = lanes == W ? load<V>(source + t * view.step)
-                                     : load_first<V>(source + t * view.step, lanes);
+      // Strides in variables of their own: the compiler would load them again after each store.
+      const int64_t stride = view.step;
+      for (int64_t t = 0; t < steps; ++t, rows += apart, source += stride)
+        *rows = lanes == W ? load<V>(source) : load_first<V>(source, lanes);
     } else if (view.step == 1 || view.step == -1) {
       for (int64_t first = 0; first < steps; first += W) {
         const int count = static_cast<int>(steps - first < W ? steps - first : W);
@@ -74,11 +76,12 @@ struct Rows {
                      int64_t step, int64_t steps) {
     T* target = view.at(b, channel, step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t)
+      const int64_t stride = view.step;
+      for (int64_t t = 0; t < steps; ++t, ++rows, target += stride)
         if (lanes == W)
-          store<V>(target + t * view.step, rows[t]);
+          store<V>(target, *rows);
         else
-          store_first<V>(target + t * view.step, rows[t], lanes);
+          store_first<V>(target, *rows, lanes);
     } else if (view.step == 1 || view.step == -1) {
       for (int64_t first = 0; first < steps; first += W) {
         const int count = static_cast<int>(steps - first < W ? steps - first : W);
@@ -129,10 +132,10 @@ struct Rows {
                          const Strip& strip) {
     if (!view) return;
     const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
+    const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
-      for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v)
-          rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
+      for (int64_t t = 0; t < steps; ++t, ++rows, source += stride)
+        for (int v = 0; v < kVectors; ++v) rows[v * kStrip] = load<V>(source + v * W);
     else
       for (int v = 0; v < strip.vectors(); ++v)
         pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
@@ -143,10 +146,10 @@ struct Rows {
                            const Strip& strip) {
     if (!view) return;
     T* target = view.at(strip.item.batch, strip.channel(), strip.step);
+    const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
-      for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v)
-          store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
+      for (int64_t t = 0; t < steps; ++t, ++rows, target += stride)
+        for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kStrip]);
     else
       for (int v = 0; v < strip.vectors(); ++v)
         unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
@@ -160,6 +163,7 @@ struct Rows {
   struct Runs {
     const T* first = nullptr;
     int64_t apart = 0, length = 0, runs = 0, per_part = 0;
+    bool straddles = false;  // whether a run may begin within a cache line
 
     Runs() = default;
     Runs(const T* first, int64_t apart, int64_t length, int64_t runs, int64_t parts)
@@ -167,7 +171,8 @@ struct Rows {
           apart(apart),
           length(length),
           runs(runs),
-          per_part((runs + parts - 1) / parts) {}
+          per_part((runs + parts - 1) / parts),
+          straddles((reinterpret_cast<uintptr_t>(first) | (apart * sizeof(T))) % kLine != 0) {}
 
     template <class U>
     Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t parts) {
@@ -183,11 +188,12 @@ struct Rows {
     // Always inlined: GCC considers a function that only prefetches to have no effect, and removes
     // its calls.
     [[gnu::always_inline]] void prefetch(int64_t part) const {
-      const int64_t end = (part + 1) * per_part < runs ? (part + 1) * per_part : runs;
-      for (int64_t run = part * per_part; run < end; ++run) {
-        for (int64_t i = 0; i < length; i += 64 / sizeof(T))
-          __builtin_prefetch(first + run * apart + i);
-        __builtin_prefetch(first + run * apart + length - 1);
+      const int64_t begin = part * per_part,
+                    count = begin + per_part < runs ? per_part : runs - begin;
+      const T* run = first + begin * apart;
+      for (int64_t i = 0; i < count; ++i, run += apart) {
+        for (int64_t j = 0; j < length; j += kLine / sizeof(T)) __builtin_prefetch(run + j);
+        if (straddles) __builtin_prefetch(run + length - 1);
       }
     }
   };

@@ -1,5 +1,5 @@
-// Multi-head self-attention (arXiv 1706.03762) on the CPU, from the output of the qkv projection, as
-// one node of autograd:
+// Multi-head self-attention (arXiv 1706.03762) on the CPU, from the output of the qkv projection,
+// as one node of autograd:
 //
 //   out = softmax(q kᵀ / sqrt(dim)) v, for each head
 //

@@ -29,8 +29,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The operands of both passes on a GPU, or where its launches are counted. The first dimension of all
-// that belongs to a direction is 2.
+// The operands of both passes on a GPU, or where its launches are counted. The first dimension of
+// all that belongs to a direction is 2.
 struct Inner {
   Tensor xz;  // (batch, length, {x, z}, inner)
   std::array<Direction, 2> directions;

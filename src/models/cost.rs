@@ -76,14 +76,13 @@ impl Cost {
     /// 4.
     ///
     /// Kept for each token: the inputs and outputs of both norms (4 d), queries, keys and values (3
-    /// d), the attention's output (d) and its log-sum-exp by head, and the MLP's hidden layer
-    /// before and after its GELU (8 d). QuickGELU keeps its sigmoid too (4 d), LayerScale what it
-    /// scales (2 d).
+    /// d), the attention's output (d), and the MLP's hidden layer before its GELU (4 d). LayerScale
+    /// keeps what it scales (2 d). On a GPU, libtorch keeps GELU's result as well (4 d), and
+    /// QuickGELU's sigmoid (4 d).
     fn vit_block(shape: &BackboneShape) -> Self {
         let (l, d) = (shape.tokens(), shape.embed_dim);
-        let variant = &shape.variant;
-        let widths = 16 + 4 * i64::from(variant.quick_gelu) + 2 * i64::from(variant.layer_scale);
-        Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * (widths * d + shape.num_heads))
+        let widths = 12 + 2 * i64::from(shape.variant.layer_scale);
+        Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * widths * d)
     }
 
     /// Counts the projections, and for each direction the convolution (4 taps), the step sizes, and
