@@ -128,9 +128,34 @@ struct Rows {
     }
   };
 
+  // Whether the rows of a strip are used where they are: one vector of channels, adjacent in memory.
+  template <class U>
+  static bool in_place(const View<U>& view, const ScanSizes& size, const Strip& strip) {
+    return kVectors == 1 && view.row == 1 && strip.channels(size) == W;
+  }
+
+  // The rows of a vector, in memory or packed.
+  template <class U>
+  struct RowsOf {
+    U* first;
+    int64_t stride;
+    VMB_INLINE V operator[](int64_t t) const { return load<V>(first + t * stride); }
+    VMB_INLINE void put(int64_t t, V value) const { store<V>(first + t * stride, value); }
+  };
+
+  // The rows of the only vector of a strip if they are in place, else those that are packed.
+  template <class U>
+  static RowsOf<U> rows_of(const View<U>& view, const ScanSizes& size, const Strip& strip,
+                           V* packed) {
+    if (in_place(view, size, strip))
+      return {view.at(strip.item.batch, strip.channel(), strip.step), view.step};
+    return {reinterpret_cast<T*>(packed), W};
+  }
+
+  // Packs a strip, unless it is in place.
   static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size,
                          const Strip& strip) {
-    if (!view) return;
+    if (!view || in_place(view, size, strip)) return;
     const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
@@ -144,7 +169,7 @@ struct Rows {
 
   static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size,
                            const Strip& strip) {
-    if (!view) return;
+    if (!view || in_place(view, size, strip)) return;
     T* target = view.at(strip.item.batch, strip.channel(), strip.step);
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
@@ -154,6 +179,13 @@ struct Rows {
       for (int v = 0; v < strip.vectors(); ++v)
         unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+  }
+
+  // Whether a pass over so many sequences (batch, dim, length) prefetches. Fewer values are in the
+  // caches of most machines, whose latency out-of-order execution hides: prefetches would only take
+  // space in the first-level cache.
+  static bool prefetches(const ScanSizes& size, int64_t sequences) {
+    return sequences * size.batch * size.dim * size.length >= int64_t(3) << 20;
   }
 
   // The memory of a strip in one tensor: `runs` runs of adjacent values, `apart` values from one to

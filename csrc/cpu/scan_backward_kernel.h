@@ -56,7 +56,9 @@ struct ScanBackward {
                           {args.du, in.size, next, parts}, {args.ddelta, in.size, next, parts},
                           {args.dz, in.size, next, parts}, saved_runs(args, next, parts)};
     int64_t part = 0;
+    const bool prefetches = Rows::prefetches(in.size, 7);
     const auto prefetch = [&] {
+      if (!prefetches) return;
       for (const Runs& runs : ahead) runs.prefetch(part);
       ++part;
     };
@@ -72,8 +74,8 @@ struct ScanBackward {
 
   // The states before a strip.
   static Runs saved_runs(const ScanBackwardArgs<T>& args, const Strip& strip, int64_t parts) {
-    if (strip.step < 0) return {};
     const ScanSizes& size = args.in.size;
+    if (strip.step < 0) return {};
     return {saved_states(args, strip, strip.block), W, W, strip.vectors() * size.state, parts};
   }
 
@@ -91,17 +93,19 @@ struct ScanBackward {
                   steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
-    // Rows of the packed inputs are reused for what the end of the strip needs: delta's for the
-    // slope, z's for the gradient of z without the factor y.
+    const auto us = Rows::rows_of(in.u, in.size, strip, w.u);
+    const auto douts = Rows::rows_of(args.dout, in.size, strip, w.out);
+    // Rows of packed inputs are used for what the end of the strip needs: delta's for the slope,
+    // z's for the gradient of z without the factor y.
     const bool in_range = S::template discretize<true>(
-        w, in, strip, v, [&](int64_t t, V dt, V slope, V gate) VMB_INLINE {
+        w, in, strip, v, [&](int64_t t, V dt, V slope, V z, V gate) VMB_INLINE {
           V* const row = w.rows + t * kRows;
-          const V u = w.u[t], dout = w.out[t] * args.scale;
+          const V u = us[t], dout = douts[t] * args.scale;
           row[S::kDt] = dt, row[S::kDtu] = dt * u, row[S::kDy] = dout, row[S::kY] = D * u;
           row[S::kSumDtu] = row[S::kSumDt] = V{};
           w.dt[t] = slope;
           if (in.z) {
-            const V z = w.z[t], gated = dout * gate;
+            const V gated = dout * gate;
             row[S::kDy] = gated * z, w.z[t] = gated * (z * (T(1) - gate) + T(1));
           }
         });
@@ -116,15 +120,27 @@ struct ScanBackward {
       prefetch();
       backward_tile(w, block, i, n, steps);
     }
+    end_strip(args, w, strip, block, D);
+  }
+
+  // The gradients of a strip's u, delta and z, and what it adds to those of D and the bias.
+  static void end_strip(const ScanBackwardArgs<T>& args, const Workspace& w, const Strip& strip,
+                        int64_t block, V D) {
+    const ScanSizes& size = args.in.size;
+    const auto us = Rows::rows_of(args.in.u, size, strip, w.u);
+    const auto du = Rows::rows_of(args.du, size, strip, w.u),
+               ddelta = Rows::rows_of(args.ddelta, size, strip, w.dt),
+               dz = Rows::rows_of(args.dz, size, strip, w.z);
+    const bool gated{args.in.z}, add_dz = args.add_dz && Rows::in_place(args.dz, size, strip);
     V dD = w.dD[block], dbias = w.dbias[block];
     const V* row = w.rows;
-    for (int64_t t = 0; t < steps; ++t, row += kRows) {
+    for (int64_t t = 0; t < strip.steps; ++t, row += kRows) {
       // A was scaled by log2(e) for 2^x; its gradient is scaled back here.
-      const V u = w.u[t], dy = row[S::kDy], sum_dtu = row[S::kSumDtu],
-              ddelta = (sum_dtu * u + row[S::kSumDt] * static_cast<T>(kLn2)) * w.dt[t];
-      dbias += ddelta, dD += dy * u;
-      w.u[t] = sum_dtu * row[S::kDt] + dy * D, w.dt[t] = ddelta;
-      if (in.z) w.z[t] *= row[S::kY];
+      const V u = us[t], dy = row[S::kDy], sum_dtu = row[S::kSumDtu],
+              gradient = (sum_dtu * u + row[S::kSumDt] * static_cast<T>(kLn2)) * w.dt[t];
+      dbias += gradient, dD += dy * u;
+      du.put(t, sum_dtu * row[S::kDt] + dy * D), ddelta.put(t, gradient);
+      if (gated) dz.put(t, add_dz ? w.z[t] * row[S::kY] + dz[t] : w.z[t] * row[S::kY]);
     }
     w.dD[block] = dD, w.dbias[block] = dbias;
   }

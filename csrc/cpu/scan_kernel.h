@@ -125,8 +125,8 @@ struct Scan {
     Rows::pack_strip(w.z, in.z, in.size, strip);
   }
 
-  // Calls each(t, dt, slope, gate) for the steps of a strip: dt = softplus(delta + bias), the slope
-  // of softplus if Slope, and sigmoid(z) if there is a z. Returns whether all products of dt and A
+  // Calls each(t, dt, slope, z, gate) for the steps of a strip: dt = softplus(delta + bias), the
+  // slope of softplus if Slope, and z and sigmoid(z) if there is a z. Returns whether all products of dt and A
   // are in the range where powers need no bounds. Not inlined, like the tiles of backward: the
   // compiler allocates registers better in small functions.
   template <bool Slope, class F>
@@ -134,15 +134,21 @@ struct Scan {
                                            const Strip& strip, int v, const F& each) {
     const int64_t channel = strip.channel(v);
     const V bias = Rows::pack_channels(in.delta_bias, channel, Rows::lanes_of(in.size, channel));
+    const auto deltas = Rows::rows_of(in.delta, in.size, strip, w.dt),
+               zs = Rows::rows_of(in.z, in.size, strip, w.z);
+    const bool softplus = in.delta_softplus, gated{in.z};
     V largest{};
     Rows::by_fours(strip.steps, [&](auto count, int64_t t) {
-      V dt[count], slope[count], gate[count]{};
-      for (int i = 0; i < count; ++i) dt[i] = w.dt[t + i] + bias, slope[i] = splat<V>(1);
-      if (in.delta_softplus) softpluses<count>(dt, Slope ? slope : nullptr);
-      if (in.z) sigmoids<count>(w.z + t, gate);
+      V dt[count], slope[count], z[count]{}, gate[count]{};
+      for (int i = 0; i < count; ++i) dt[i] = deltas[t + i] + bias, slope[i] = splat<V>(1);
+      if (softplus) softpluses<count>(dt, Slope ? slope : nullptr);
+      if (gated) {
+        for (int i = 0; i < count; ++i) z[i] = zs[t + i];
+        sigmoids<count>(z, gate);
+      }
       for (int i = 0; i < count; ++i) {
         largest = larger(largest, dt[i]);
-        each(t + i, dt[i], slope[i], gate[i]);
+        each(t + i, dt[i], slope[i], z[i], gate[i]);
       }
     });
     largest *= w.largest_A[strip.block + v];
@@ -191,7 +197,9 @@ struct Scan {
                           {in.z, in.size, next, parts},
                           {args.out, in.size, next, parts}};
     int64_t part = 0;
+    const bool prefetches = Rows::prefetches(in.size, 4);
     const auto prefetch = [&] {
+      if (!prefetches) return;
       for (const Runs& runs : ahead) runs.prefetch(part);
       ++part;
     };
@@ -211,10 +219,11 @@ struct Scan {
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
     const V D = Rows::pack_channels(in.D, strip.channel(v),
                                     Rows::lanes_of(in.size, strip.channel(v)));
+    const auto us = Rows::rows_of(in.u, in.size, strip, w.u);
     const bool in_range =
-        discretize<false>(w, in, strip, v, [&](int64_t t, V dt, V, V gate) VMB_INLINE {
-          w.dt[t] = dt, w.dtu[t] = dt * w.u[t], w.out[t] = D * w.u[t];
-          if (in.z) w.z[t] *= gate;
+        discretize<false>(w, in, strip, v, [&](int64_t t, V dt, V, V z, V gate) VMB_INLINE {
+          const V u = us[t];
+          w.dt[t] = dt, w.dtu[t] = dt * u, w.out[t] = D * u, w.z[t] = z * gate;
         });
     T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip, block) : nullptr;
     const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
@@ -222,16 +231,21 @@ struct Scan {
       prefetch();
       tile(w, block, i, state, saved, steps);
     }
+    const auto out = Rows::rows_of(args.out, in.size, strip, w.out);
+    const bool gated{in.z}, add = args.add && Rows::in_place(args.out, in.size, strip);
+    const T scale = args.scale;
     for (int64_t t = 0; t < steps; ++t) {
-      const V y = w.out[t] * args.scale;
-      w.out[t] = in.z ? y * w.z[t] : y;
+      V y = w.out[t] * scale;
+      if (gated) y *= w.z[t];
+      if (add) y += out[t];
+      out.put(t, y);
     }
   }
 
-  // Adds what the strip of `view` holds to rows; `scratch` is as large as they are.
+  // Adds what the strip of `view` holds to packed rows; `scratch` is as large as they are.
   static void add_strip(V* rows, V* scratch, const View<T>& view, const ScanSizes& size,
                         const Strip& strip) {
-    if (!view) return;
+    if (!view || Rows::in_place(view, size, strip)) return;
     Rows::pack_strip(scratch, view.read(), size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
       for (int64_t t = 0; t < strip.steps; ++t) rows[v * kStrip + t] += scratch[v * kStrip + t];
