@@ -89,7 +89,6 @@ struct CausalConv {
   static void forward(const ConvForwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
     const ConvArgs<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
-    const bool prefetches = Rows::prefetches(sizes(in), 2);
     for_lines(
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
           const Strip line(size, item, block, 0);
@@ -100,8 +99,7 @@ struct CausalConv {
                                                  {args.out, size, next, strip.vectors()}};
             for (int v = 0; v < strip.vectors(); ++v) {
               Workspace& a = w.vector[v];
-              if (prefetches)
-                for (const auto& runs : ahead) runs.prefetch(v);
+              for (const auto& runs : ahead) runs.prefetch(v);
               activate(a, in, strip, v);
               for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
               Rows::unpack(a.out, args.out, item.batch, strip.channel(v),
@@ -114,7 +112,6 @@ struct CausalConv {
   static void backward(const ConvBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
     const ConvArgs<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
-    const bool prefetches = Rows::prefetches(sizes(in), 3);
     for_lines(
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
           const Strip line(size, item, block, 0);
@@ -125,8 +122,7 @@ struct CausalConv {
                                                  {args.dout, size, next, strip.vectors()},
                                                  {args.dx, size, next, strip.vectors()}};
             for (int v = 0; v < strip.vectors(); ++v) {
-              if (prefetches)
-                for (const auto& runs : ahead) runs.prefetch(v);
+              for (const auto& runs : ahead) runs.prefetch(v);
               backward_strip(w.vector[v], args, strip, v);
             }
           }

@@ -181,13 +181,6 @@ struct Rows {
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  // Whether a pass over so many sequences (batch, dim, length) prefetches. Fewer values are in the
-  // caches of most machines, whose latency out-of-order execution hides: prefetches would only take
-  // space in the first-level cache.
-  static bool prefetches(const ScanSizes& size, int64_t sequences) {
-    return sequences * size.batch * size.dim * size.length >= int64_t(3) << 20;
-  }
-
   // The memory of a strip in one tensor: `runs` runs of adjacent values, `apart` values from one to
   // the next. Each part of the strip before prefetches a few of them: they are far apart, so the
   // hardware does not predict them, and it can wait for about twenty lines at a time only. (A

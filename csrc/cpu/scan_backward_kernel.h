@@ -56,9 +56,7 @@ struct ScanBackward {
                           {args.du, in.size, next, parts}, {args.ddelta, in.size, next, parts},
                           {args.dz, in.size, next, parts}, saved_runs(args, next, parts)};
     int64_t part = 0;
-    const bool prefetches = Rows::prefetches(in.size, 7);
     const auto prefetch = [&] {
-      if (!prefetches) return;
       for (const Runs& runs : ahead) runs.prefetch(part);
       ++part;
     };

@@ -197,9 +197,7 @@ struct Scan {
                           {in.z, in.size, next, parts},
                           {args.out, in.size, next, parts}};
     int64_t part = 0;
-    const bool prefetches = Rows::prefetches(in.size, 4);
     const auto prefetch = [&] {
-      if (!prefetches) return;
       for (const Runs& runs : ahead) runs.prefetch(part);
       ++part;
     };
