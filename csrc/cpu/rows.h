@@ -128,7 +128,8 @@ struct Rows {
     }
   };
 
-  // Whether the rows of a strip are used where they are: one vector of channels, adjacent in memory.
+  // Whether the rows of a strip are used where they are: one vector of channels, adjacent in
+  // memory.
   template <class U>
   static bool in_place(const View<U>& view, const ScanSizes& size, const Strip& strip) {
     return kVectors == 1 && view.row == 1 && strip.channels(size) == W;

@@ -4,9 +4,9 @@
 // A work item is one batch index and one group of 64 channels. It processes the sequence in strips
 // of 32 steps, which with all that belongs to them stay in the first-level cache. In a strip it
 // packs the vectors of W channels that share a cache line from the caller's layout into rows, so
-// the inner loops have one layout, and channels beyond the last are zeros. Then it processes one
-// vector and a few states at a time, which stay in registers over the strip's steps. See README.md
-// for the arithmetic.
+// the inner loops have one layout, and channels beyond the last are zeros; a vector that is a cache
+// line is used where it is. Then it processes one vector and a few states at a time, which stay in
+// registers over the strip's steps. See README.md for the arithmetic.
 #pragma once
 
 #include "rows.h"
@@ -126,9 +126,9 @@ struct Scan {
   }
 
   // Calls each(t, dt, slope, z, gate) for the steps of a strip: dt = softplus(delta + bias), the
-  // slope of softplus if Slope, and z and sigmoid(z) if there is a z. Returns whether all products of dt and A
-  // are in the range where powers need no bounds. Not inlined, like the tiles of backward: the
-  // compiler allocates registers better in small functions.
+  // slope of softplus if Slope, and z and sigmoid(z) if there is a z. Returns whether all products
+  // of dt and A are in the range where powers need no bounds. Not inlined, like the tiles of
+  // backward: the compiler allocates registers better in small functions.
   template <bool Slope, class F>
   [[gnu::noinline]] static bool discretize(const Workspace& w, const ScanArgs<T>& in,
                                            const Strip& strip, int v, const F& each) {
