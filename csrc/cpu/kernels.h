@@ -1,6 +1,6 @@
-// The interface between the ATen side (ops/selective_scan.cpp, ops/causal_conv1d.cpp) and the CPU
-// kernels: plain pointers and strides, so that the kernels include neither torch nor
-// standard-library templates and can be compiled once per instruction set.
+// The interface between the operators of ops/ and the CPU kernels: plain pointers and strides, so
+// that the kernels include neither torch nor standard-library templates and can be compiled once
+// per instruction set.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Rows of W channels, and their loads and stores, for the scan and the convolution.
+// Rows of W channels, and their loads and stores, for scan, convolution and attention.
 #pragma once
 
 #include "kernels.h"

@@ -89,10 +89,11 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   }
 };
 
-bool attention_has_kernels(const Tensor& qkv, int64_t heads) {
+bool attention_has_kernels(const Tensor& qkv, int64_t heads, std::string_view path) {
   // Launches are counted as on a GPU.
-  return !launch_counter && qkv.is_cpu() && at::isFloatingType(qkv.scalar_type()) &&
-         qkv.dim() == 3 && qkv.numel() > 0 && heads > 0 && qkv.size(2) % (3 * heads) == 0;
+  return !launch_counter && (path == "auto" || path_available(path)) && qkv.is_cpu() &&
+         at::isFloatingType(qkv.scalar_type()) && qkv.dim() == 3 && qkv.numel() > 0 &&
+         heads > 0 && qkv.size(2) % (3 * heads) == 0;
 }
 
 }  // namespace
@@ -102,7 +103,7 @@ char* vmb_attention(const void* qkv_, int64_t heads, const char* path, void** ou
   return vmb::guarded([&] {
     const at::Tensor& qkv = vmb::tensor(qkv_);
     *out = nullptr;
-    if (!vmb::attention_has_kernels(qkv, heads)) return;
+    if (!vmb::attention_has_kernels(qkv, heads, path)) return;
     if (vmb::records_gradients("attention", {qkv})) {
       *out = new at::Tensor(vmb::AttentionFunction::apply(qkv, heads, std::string(path)));
       return;

@@ -2,8 +2,8 @@
 //
 // Sequences (u, delta, B, C, z of the scan; x of the convolution; xz of the mixer) take the
 // current low-precision type, like the inputs of linear, so that the result has the type that the
-// next linear expects. The parameters stay float32, in which the kernels compute; only the weights
-// of the mixer's projections are low-precision. Double is never cast.
+// next linear expects. The parameters stay float32, in which the kernels compute; only on a GPU are
+// the weights of the mixer's projections low-precision. Double is never cast.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 

@@ -29,8 +29,15 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The operands of both passes on a GPU, or where its launches are counted. The first dimension of
-// all that belongs to a direction is 2.
+// The products of both directions, (2, m, k) times (2, k, n), in their type: autocast, which may be
+// enabled in backward, does not cast a product with a given output.
+Tensor product(const Tensor& a, const Tensor& b) {
+  Tensor out = at::empty({a.size(0), a.size(1), b.size(2)}, a.options());
+  return at::bmm_out(out, a, b);
+}
+
+// The operands of both passes in ATen operations, on a GPU, or where its launches are counted. The
+// first dimension of all that belongs to a direction is 2.
 struct Inner {
   Tensor xz;  // (batch, length, {x, z}, inner)
   std::array<Direction, 2> directions;
@@ -94,12 +101,10 @@ struct Inner {
   }
 
   // x_proj's output for the convolutions' u.
-  Tensor project(const Tensor& u) const {
-    return at::bmm(rows(u), x_proj.transpose(1, 2));
-  }
+  Tensor project(const Tensor& u) const { return product(rows(u), x_proj.transpose(1, 2)); }
 
   Tensor step_sizes(const Tensor& low) const {
-    return at::bmm(low.narrow(2, 0, rank()), dt_proj.transpose(1, 2));
+    return product(low.narrow(2, 0, rank()), dt_proj.transpose(1, 2));
   }
 };
 
@@ -169,7 +174,8 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
     at::AutoDispatchBelowADInplaceOrView guard;
     Tensor out;
     variable_list saved;
-    if (by_cpu_kernels(xz)) {
+    const bool by_cpu = by_cpu_kernels(xz);
+    if (by_cpu) {
       MixerState state;
       out = bimamba_forward_cpu(xz, parameters, path, &state);
       saved = {xz, state.A[0], state.A[1], state.low[0], state.low[1], state.states};
@@ -184,6 +190,7 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     context->save_for_backward(std::move(saved));
     context->saved_data["path"] = path;
+    context->saved_data["by_cpu"] = by_cpu;
     return out;
   }
 
@@ -202,7 +209,7 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
                                 "bimamba_inner: double backward is not implemented");
     const std::string& path = context->saved_data["path"].toStringRef();
     const at::TensorList parameters = at::TensorList(saved).slice(kParametersAt);
-    if (by_cpu_kernels(saved[0])) {
+    if (context->saved_data["by_cpu"].toBool()) {
       const MixerState state{{saved[1], saved[2]}, {saved[3], saved[4]}, saved[5]};
       gradients = bimamba_backward_cpu(saved[0], parameters, state, douts[0], path);
       gradients.emplace_back();
@@ -229,8 +236,8 @@ struct BimambaInner : torch::autograd::Function<BimambaInner> {
         .narrow(3, rank, 2 * state)
         .unflatten(3, {2, state})
         .copy_(scan.dBC);
-    const Tensor ddt_proj = at::bmm(ddelta.transpose(1, 2), low.narrow(2, 0, rank)),
-                 dx_proj = at::bmm(dlow.transpose(1, 2), Inner::rows(u));
+    const Tensor ddt_proj = product(ddelta.transpose(1, 2), low.narrow(2, 0, rank)),
+                 dx_proj = product(dlow.transpose(1, 2), Inner::rows(u));
     Inner::rows(scan.du).baddbmm_(dlow, in.x_proj);
 
     ConvGradients conv;

@@ -89,15 +89,21 @@ struct MlpFunction : torch::autograd::Function<MlpFunction> {
   }
 };
 
-bool mlp_has_kernels(const Tensor& x, at::TensorList parameters) {
+bool mlp_has_kernels(const Tensor& x, const Tensor& weight1, const Tensor& bias1,
+                     const Tensor& weight2, const Tensor& bias2) {
   const auto type = x.scalar_type();
   // Autocast computes in another type; launches are counted as on a GPU.
   if (launch_counter || at::autocast::is_autocast_enabled(at::kCPU) || !x.is_cpu() ||
       (type != at::kFloat && type != at::kDouble) || x.dim() < 2 || x.numel() == 0)
     return false;
-  return std::all_of(parameters.begin(), parameters.end(), [&](const Tensor& t) {
-    return !t.defined() || (t.is_cpu() && t.scalar_type() == type);
-  });
+  for (const Tensor& t : {weight1, bias1, weight2, bias2})
+    if (t.defined() && (!t.is_cpu() || t.scalar_type() != type)) return false;
+  // libtorch's own says what does not fit.
+  const auto fits = [](const Tensor& weight, int64_t inputs, const Tensor& bias) {
+    return weight.dim() == 2 && weight.size(1) == inputs &&
+           (!bias.defined() || bias.sizes() == weight.sizes().slice(0, 1));
+  };
+  return fits(weight1, x.size(-1), bias1) && fits(weight2, weight1.size(0), bias2);
 }
 
 }  // namespace
@@ -112,7 +118,7 @@ char* vmb_mlp(const void* x_, const void* weight1_, const void* bias1_, const vo
                      bias2 = vmb::tensor_or_undefined(bias2_);
     const bool quick = quick_gelu != 0;
     *out = nullptr;
-    if (!vmb::mlp_has_kernels(x, {weight1, bias1, weight2, bias2})) return;
+    if (!vmb::mlp_has_kernels(x, weight1, bias1, weight2, bias2)) return;
     if (vmb::records_gradients("mlp", {x, weight1, bias1, weight2, bias2})) {
       *out = new at::Tensor(vmb::MlpFunction::apply(x, weight1, weight2, vmb::optional(bias1),
                                                      vmb::optional(bias2), quick));

@@ -116,13 +116,18 @@ char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_av
     for (int64_t i = 0; i < count; ++i)
       check_alike("lion_step", tensor(params[i]), i, {grads[i], exp_avgs[i]});
     const List p = tensors(params, count), g = tensors(grads, count), m = tensors(exp_avgs, count);
-    for_ranges(p, [&](int64_t begin, int64_t end) {
+    const auto step = [&](int64_t begin, int64_t end) {
       const List param = of(p, begin, end), grad = of(g, begin, end), exp_avg = of(m, begin, end);
       const List update = at::_foreach_lerp(exp_avg, grad, 1 - beta1);
       at::_foreach_sign_(update);
       if (weight_decay != 0) at::_foreach_mul_(param, 1 - lr * weight_decay);
       at::_foreach_add_(param, update, -lr);
       at::_foreach_lerp_(exp_avg, grad, 1 - beta2);
+    };
+    for_ranges(p, [&](int64_t begin, int64_t end) {
+      if (!p[begin].is_cpu() || vmb::launch_counter) return step(begin, end);
+      // One after the other: each has an update of its size.
+      for (int64_t i = begin; i < end; ++i) step(i, i + 1);
     });
   });
 }

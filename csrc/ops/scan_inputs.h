@@ -59,7 +59,8 @@ struct ScanInputs {
 };
 
 // One scan, or several of the same sizes and types (the directions of a mixer) that are computed
-// together: they share z, and the output is the mean of theirs.
+// together: they share z, and the output is the mean of theirs. On the CPU, a mixer calls the
+// kernels itself (bimamba_cpu.cpp), and there are several only while launches are counted.
 using Scans = at::ArrayRef<ScanInputs>;
 
 struct ScanResult {
@@ -67,8 +68,8 @@ struct ScanResult {
   at::Tensor states;  // that backward starts from; empty unless kept
 };
 
-// The gradients of scans. The caller allocates those of the sequences, in the operands' types; on
-// the CPU, ddelta may be delta's own memory. The others are in the type that kernels compute in.
+// The gradients of scans. The caller allocates those of the sequences, in the operands' types. The
+// others are in the type that kernels compute in.
 struct ScanGradients {
   at::Tensor du, ddelta;       // (scans, batch, dim, length)
   at::Tensor dz;               // (batch, dim, length), the sum over the scans; may be absent

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     print(&format!(
         "{}{} FLOPs per image forward; in training a batch of {} images keeps {:.1} MiB of \
          activations in float32, on a CPU only those of the slices in progress (train.slice), on a \
-         GPU a third more of a ViT's\n",
+         GPU up to two thirds more of a ViT's\n",
         table(&header, layers.chain([row("total", total)])),
         thousands(2 * summary.multiply_adds),
         summary.batch_size,

@@ -54,8 +54,8 @@ section! {
         /// Activation checkpointing: store only the tokens between the backbones' blocks, and run
         /// each block again in backward. Less memory, more time, the same results.
         pub checkpoint_activations: bool = false,
-        /// `float32`; `bf16` or `fp16` (mixed precision: matrix products in it, the rest and all
-        /// weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs of compute capability
+        /// `float32`; `bf16` or `fp16` (mixed precision: most matrix products in it, the rest and
+        /// all weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs of compute capability
         /// 8.0 or later (older ones have no tensor cores for it), float32 on others and on CPUs,
         /// where bf16 is hardly faster. Validation is always in float32.
         pub precision: Precision = Precision::Float32,

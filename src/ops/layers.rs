@@ -51,7 +51,7 @@ pub fn mlp(x: &Tensor, fc1: LinearParameters, fc2: LinearParameters, quick_gelu:
 /// a projection's output qkv `(b, l, 3 · heads · d)`: `(b, l, heads · d)`.
 ///
 /// The CPU has kernels of this project, those of `path`, which are differentiable once and compute
-/// half types in float32; libtorch computes it elsewhere.
+/// half types in float32; libtorch computes it elsewhere, and where the processor lacks the path.
 pub fn attention(qkv: &Tensor, heads: i64, path: Path) -> Tensor {
     let (qkv_, path) = (ffi::pointer(qkv), path.c_name().as_ptr());
     // SAFETY: the tensor is borrowed for the call, and the name is static.

@@ -316,3 +316,15 @@ fn a_parameter_that_does_not_fit_is_named() {
         }
     }
 }
+
+#[test]
+fn backward_of_a_counted_forward_pass_is_the_same_outside_of_the_count() {
+    let _alone = alone_with_seed(11);
+    let operands = Operands::random(SIZES[0], Kind::Float);
+    let expected = operands.run(operands.fused(Path::Auto));
+    let (out, _) = ops::count_launches(|| operands.fused(Path::Auto)).unwrap();
+    assert_close(&operands.run(out), &expected, 1e-4, "forward counted");
+    let out = operands.fused(Path::Auto);
+    let (found, _) = ops::count_launches(|| operands.run(out)).unwrap();
+    assert_close(&found, &expected, 1e-4, "backward counted");
+}

@@ -1,4 +1,4 @@
-//! The linear layer, norms and attention against libtorch's own.
+//! The linear layer, norms, attention and the MLP against libtorch's own.
 
 use crate::generator::alone_with_seed;
 use crate::gradcheck::assert_gradients_are_finite_differences;
