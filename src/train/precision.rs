@@ -18,8 +18,9 @@ const GROWTH_INTERVAL: u32 = 2000;
 /// Returns the type that autocast uses for this precision on this device, if any.
 ///
 /// `auto` is bfloat16, which needs no loss scale, on GPUs with tensor cores for it (from Ampere on)
-/// and float32 elsewhere: older GPUs and most CPUs would have to emulate bfloat16, and on CPUs that
-/// multiply in it (AVX512-BF16) it is hardly faster (docs/performance.md).
+/// and float32 elsewhere: older GPUs and most CPUs would have to emulate bfloat16, and whether
+/// models become as good on CPUs that multiply in it (AVX512-BF16) has not been measured
+/// (docs/performance.md).
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
