@@ -26,10 +26,10 @@ struct Attention {
     int64_t score_stride;  // of a query's scores: an odd number of vectors, so that rows spread
                            // over the sets of the cache
     T *keys, *values;      // (panel, width, kPanel): transposed
-    T *key_rows, *value_rows;                // (length, width)
-    T *dkeys, *dvalues;                      // (length, width)
-    T *queries, *douts, *outs;               // (query, width)
-    T *scores, *dscores;                     // (query, score_stride)
+    T* rows;               // (length, width): values in forward, keys in backward
+    T *dkeys, *dvalues;    // (length, width)
+    T *queries, *douts, *outs;  // (query, width)
+    T *scores, *dscores;        // (query, score_stride)
     T* end;
 
     Workspace(void* memory, const AttentionSizes& size) {
@@ -42,9 +42,9 @@ struct Attention {
         return q;
       };
       const int64_t panels = panels_of(size).count * kPanel * width,
-                    rows = rounded(size.length, kRows) * width;
+                    of_rows = rounded(size.length, kRows) * width;
       for (T** each : {&keys, &values}) *each = take(panels);
-      for (T** each : {&key_rows, &value_rows, &dkeys, &dvalues}) *each = take(rows);
+      for (T** each : {&rows, &dkeys, &dvalues}) *each = take(of_rows);
       for (T** each : {&queries, &douts, &outs}) *each = take(kBlock * width);
       // The last tile of rows reads beyond the last score.
       for (T** each : {&scores, &dscores}) *each = take(kBlock * score_stride + kRows);
@@ -67,8 +67,8 @@ struct Attention {
   // A tile of out (+)= a b: `count` terms, b's rows `b_stride` apart. a's rows are `a_stride`
   // apart, or its columns if it is transposed.
   template <int C, bool Transposed>
-  static void tile(T* out, int64_t out_stride, const T* a, int64_t a_stride,
-                                     const T* b, int64_t b_stride, int64_t count, bool add) {
+  static void tile(T* out, int64_t out_stride, const T* a, int64_t a_stride, const T* b,
+                   int64_t b_stride, int64_t count, bool add) {
     V sums[kRows][C];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
@@ -225,7 +225,7 @@ struct Attention {
       const T* const q = args.qkv + head_of(size, index);
       T* const out = args.out + out_of(size, index);
       pack_transposed(w.keys, q + channels, row, size);
-      pack_rows(w.value_rows, q + 2 * channels, row, size.length, size.length, size, T(1));
+      pack_rows(w.rows, q + 2 * channels, row, size.length, size.length, size, T(1));
       for (int64_t first = 0; first < size.length; first += kBlock) {
         const Block block(size, first);
         pack_rows(w.queries, q + first * row, row, block.count, block.padded(), size, args.scale);
@@ -233,7 +233,7 @@ struct Attention {
         T factors[kBlock];
         for (int64_t r = 0; r < block.padded(); ++r)
           factors[r] = exponentials(w.scores + r * w.score_stride, size.length);
-        sums_over_keys(w.outs, w.scores, w.value_rows, w, size, block);
+        sums_over_keys(w.outs, w.scores, w.rows, w, size, block);
         for (int64_t r = 0; r < block.count; ++r)
           unpack_rows(w.outs + r * w.width, out + (first + r) * channels, channels, 1, size,
                       factors[r]);
@@ -266,7 +266,7 @@ struct Attention {
       T* const dq = args.dqkv + head_of(size, index);
       pack_transposed(w.keys, q + channels, row, size);
       pack_transposed(w.values, q + 2 * channels, row, size);
-      pack_rows(w.key_rows, q + channels, row, length, length, size, T(1));
+      pack_rows(w.rows, q + channels, row, length, length, size, T(1));
       for (int64_t first = 0; first < length; first += kBlock) {
         const Block block(size, first);
         pack_rows(w.queries, q + first * row, row, block.count, block.padded(), size, args.scale);
@@ -278,7 +278,7 @@ struct Attention {
           softmax_gradient(w.scores + r * w.score_stride, w.dscores + r * w.score_stride, length);
         sums_over_queries(w.dvalues, w.scores, w.douts, w, size, block);
         sums_over_queries(w.dkeys, w.dscores, w.queries, w, size, block);
-        sums_over_keys(w.outs, w.dscores, w.key_rows, w, size, block);
+        sums_over_keys(w.outs, w.dscores, w.rows, w, size, block);
         unpack_rows(w.outs, dq + first * row, row, block.count, size, args.scale);
       }
       unpack_rows(w.dkeys, dq + channels, row, length, size, T(1));

@@ -40,7 +40,7 @@ class Mixer {
       scans.push_back({scan(i, A[i], u[i], low[i], delta[i]), sequence(data(out), inner, i),
                        kept ? data(states) + i * sizes().checkpoint_elements() : nullptr, T(0.5),
                        /*add=*/i > 0});
-    run(sizes().items(), table.scan_workspace(sizes()), table.scan_forward, scans);
+    parallel_problems(sizes().items(), table.scan_workspace(sizes()), table.scan_forward, scans);
     if (kept) *kept = {A, low, states};
     return out;
   }
@@ -57,7 +57,7 @@ class Mixer {
     for (int64_t i = 0; i < 2; ++i) {
       T* const dB = data(dBC) + i * dBC.stride(0);
       const auto step_sums = [&](T* first) {
-        return reversed({first, length * 2 * state, 1, 2 * state}, i);
+        return view_of_direction({first, length * 2 * state, 1, 2 * state}, i);
       };
       scans.push_back({scan(i, kept.A[i], u[i], kept.low[i], delta[i]),
                        sequence(data(dout), inner, i).read(),
@@ -67,7 +67,7 @@ class Mixer {
                        data(dA) + i * dA.stride(0), data(dD) + i * dD.stride(0),
                        data(ddt_bias) + i * dD.stride(0), step_sums(dB), step_sums(dB + state)});
     }
-    run(size.items(), table.scan_workspace(size), table.scan_backward, scans);
+    parallel_problems(size.items(), table.scan_workspace(size), table.scan_backward, scans);
 
     std::vector<Tensor> gradients{dxz};
     gradients.resize(1 + 2 * kParameters);
@@ -90,7 +90,7 @@ class Mixer {
                        sequence(data(dxz), 2 * inner, i), /*add_dx=*/i > 0,
                        data(dconv_weight) + i * dconv_weight.stride(0),
                        data(dconv_bias) + i * dconv_bias.stride(0)});
-    run(convs[0].in.items(), table.conv_workspace, table.conv_backward, convs);
+    parallel_problems(convs[0].in.items(), table.conv_workspace, table.conv_backward, convs);
     for (int64_t i = 0; i < 2; ++i) {
       Tensor* const of = gradients.data() + 1 + i * kParameters;
       of[0] = batch_sum(dconv_weight, i, directions[i].conv_weight);
@@ -121,16 +121,12 @@ class Mixer {
   ScanSizes sizes() const { return {batch, inner, length, state}; }
 
   // The view of a direction: the second begins with the last step.
-  View<T> reversed(View<T> view, int64_t direction) const {
-    if (directions[direction].reverse) {
-      view.data += (length - 1) * view.step;
-      view.step = -view.step;
-    }
-    return view;
+  View<T> view_of_direction(const View<T>& view, int64_t direction) const {
+    return directions[direction].reverse ? reversed(view, length) : view;
   }
   // (batch, inner, length), from the first of `row` values of each token.
   View<T> sequence(T* first, int64_t row, int64_t direction) const {
-    return reversed({first, length * row, 1, row}, direction);
+    return view_of_direction({first, length * row, 1, row}, direction);
   }
 
   Tensor rates(const Direction& d) const { return d.A_log.exp().neg_(); }
@@ -151,22 +147,12 @@ class Mixer {
             data(d.dt_bias), /*delta_softplus=*/true};
   }
 
-  // Calls a kernel for the items of both directions.
-  template <class Args>
-  static void run(int64_t items, int64_t workspace_bytes,
-                  void (*kernel)(const Args&, int64_t, int64_t, void*),
-                  const std::vector<Args>& both) {
-    parallel_items(items, workspace_bytes, [&](int64_t begin, int64_t end, void* workspace) {
-      for (const Args& args : both) kernel(args, begin, end, workspace);
-    });
-  }
-
   // (batch length, inner).
   Both convolve() const {
     const Both u{empty({batch * length, inner}), empty({batch * length, inner})};
     std::vector<ConvForwardArgs<T>> convs;
     for (int64_t i = 0; i < 2; ++i) convs.push_back({conv(i), sequence(data(u[i]), inner, i)});
-    run(convs[0].in.items(), table.conv_workspace, table.conv_forward, convs);
+    parallel_problems(convs[0].in.items(), table.conv_workspace, table.conv_forward, convs);
     return u;
   }
 
@@ -188,15 +174,6 @@ class Mixer {
       multiply_matrices(delta[i], low[i].narrow(1, 0, rank), directions[i].dt_proj.t());
     }
     return delta;
-  }
-
-  // Adds `count` parts that are `apart` values apart, the first one first.
-  static void sum_in_order(const T* part, int64_t count, int64_t apart, int64_t values, T* sum) {
-    std::copy_n(part, values, sum);
-    for (int64_t i = 1; i < count; ++i) {
-      part += apart;
-      for (int64_t j = 0; j < values; ++j) sum[j] += part[j];
-    }
   }
 
   // The gradient of x_proj's output: the sums of those of B and C over the groups of channels, in
@@ -223,18 +200,13 @@ class Mixer {
   }
 };
 
-template <class F>
-auto in_compute_type(const Tensor& xz, const F& f) {
-  return compute_type(xz) == at::kDouble ? f(double()) : f(float());
-}
-
 }  // namespace
 
 Tensor bimamba_forward_cpu(const Tensor& xz, at::TensorList parameters, std::string_view path,
                            MixerState* state) {
   if (xz.numel() == 0) return at::empty({xz.size(0), xz.size(1), xz.size(2) / 2}, xz.options());
-  return in_compute_type(xz, [&](auto t) {
-    return Mixer<decltype(t)>(xz, parameters, path).forward(state).to(xz.scalar_type());
+  return AT_DISPATCH_FLOATING_TYPES(compute_type(xz), "bimamba_inner", [&] {
+    return Mixer<scalar_t>(xz, parameters, path).forward(state).to(xz.scalar_type());
   });
 }
 
@@ -247,8 +219,8 @@ std::vector<Tensor> bimamba_backward_cpu(const Tensor& xz, at::TensorList parame
     for (const Tensor& x : operands) gradients.push_back(at::zeros_like(x));
     return gradients;
   }
-  gradients = in_compute_type(xz, [&](auto t) {
-    return Mixer<decltype(t)>(xz, parameters, path).backward(state, dout);
+  gradients = AT_DISPATCH_FLOATING_TYPES(compute_type(xz), "bimamba_inner_backward", [&] {
+    return Mixer<scalar_t>(xz, parameters, path).backward(state, dout);
   });
   for (size_t i = 0; i < operands.size(); ++i)
     gradients[i] = gradients[i].to(operands[i].scalar_type());

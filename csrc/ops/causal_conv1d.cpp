@@ -69,10 +69,7 @@ Tensor conv_forward_cpu(Convs operands, std::string_view path) {
     for (const ConvInputs& in : convs)
       all.push_back({kernel_args<scalar_t>(in), view_of<scalar_t>(out[all.size()], in.reverse)});
     if (out.numel() > 0)
-      parallel_items(all[0].in.items(), table.conv_workspace,
-                     [&](int64_t begin, int64_t end, void* workspace) {
-                       for (const auto& args : all) table.conv_forward(args, begin, end, workspace);
-                     });
+      parallel_problems(all[0].in.items(), table.conv_workspace, table.conv_forward, all);
   });
   return out.to(x.scalar_type());
 }
@@ -97,12 +94,7 @@ void conv_backward_cpu(Convs operands, const Tensor& dout_, ConvGradients& gradi
                        dweight[i].mutable_data_ptr<scalar_t>(),
                        dbias[i].mutable_data_ptr<scalar_t>()});
       }
-      // One thread computes an item of all convolutions, which add to the same dx.
-      parallel_items(all[0].in.items(), table.conv_workspace,
-                     [&](int64_t begin, int64_t end, void* workspace) {
-                       for (const auto& args : all)
-                         table.conv_backward(args, begin, end, workspace);
-                     });
+      parallel_problems(all[0].in.items(), table.conv_workspace, table.conv_backward, all);
     });
   copy_back(gradients.dx, dx);
   gradients.dweight = ordered_sum(dweight);

@@ -93,15 +93,9 @@ at::Tensor ordered_sum(const at::Tensor& partials) {
     scalar_t* const to = sums.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, outer * blocks, 16 / count + 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t o = i / blocks, first = i % blocks * kBlock,
-                      elements = std::min(kBlock, inner - first);
-        const scalar_t* part = from + o * count * inner + first;
-        scalar_t* const sum = to + o * inner + first;
-        std::copy_n(part, elements, sum);
-        for (int64_t p = 1; p < count; ++p) {
-          part += inner;
-          for (int64_t j = 0; j < elements; ++j) sum[j] += part[j];
-        }
+        const int64_t o = i / blocks, first = i % blocks * kBlock;
+        sum_in_order(from + o * count * inner + first, count, inner,
+                     std::min(kBlock, inner - first), to + o * inner + first);
       }
     });
   });

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -43,23 +44,38 @@ void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
   });
 }
 
+// Runs a kernel for the work items of all problems, which have the same sizes. One thread computes
+// an item of all of them, so that they can add to the same results.
+template <class Args>
+void parallel_problems(int64_t items, int64_t workspace_bytes,
+                       void (*kernel)(const Args&, int64_t, int64_t, void*),
+                       const std::vector<Args>& problems) {
+  parallel_items(items, workspace_bytes, [&](int64_t begin, int64_t end, void* workspace) {
+    for (const Args& args : problems) kernel(args, begin, end, workspace);
+  });
+}
+
 // The data of a tensor, null if it is undefined.
 template <class T>
 const T* data_of(const at::Tensor& x) {
   return x.defined() ? x.const_data_ptr<T>() : nullptr;
 }
 
+// A view whose first step is the last of `steps`.
+template <class T>
+View<T> reversed(View<T> view, int64_t steps) {
+  view.data += (steps - 1) * view.step;
+  view.step = -view.step;
+  return view;
+}
+
 // A (batch, rows, steps) tensor as a view for the kernels; reversed: its last step first.
 template <class T>
 View<T> view_of(const at::Tensor& x, bool reverse = false) {
   if (!x.defined()) return {};
-  View<T> view{const_cast<T*>(x.const_data_ptr<std::remove_const_t<T>>()), x.stride(0), x.stride(1),
-               x.stride(2)};
-  if (reverse && x.size(2) > 0) {
-    view.data += (x.size(2) - 1) * view.step;
-    view.step = -view.step;
-  }
-  return view;
+  const View<T> view{const_cast<T*>(x.const_data_ptr<std::remove_const_t<T>>()), x.stride(0),
+                     x.stride(1), x.stride(2)};
+  return reverse && x.size(2) > 0 ? reversed(view, x.size(2)) : view;
 }
 
 // Whether autograd has to record the operator. Throws where it cannot: for a Python subclass, such
@@ -78,6 +94,16 @@ at::Tensor writable_as(const at::Tensor& target, at::ScalarType type);
 // Copies what was written to the target, unless it is the target.
 inline void copy_back(const at::Tensor& target, const at::Tensor& written) {
   if (!target.is_same(written)) target.copy_(written);
+}
+
+// Adds `count` parts of `values` values that are `apart` values apart, in order.
+template <class T>
+void sum_in_order(const T* part, int64_t count, int64_t apart, int64_t values, T* sum) {
+  std::copy_n(part, values, sum);
+  for (int64_t p = 1; p < count; ++p) {
+    part += apart;
+    for (int64_t j = 0; j < values; ++j) sum[j] += part[j];
+  }
 }
 
 // The sum over the second dimension of (outer, count, ...) partial sums, in index order for any

@@ -98,13 +98,8 @@ ScanResult scan_forward_cpu(Scans operands, bool keep_states, std::string_view p
       for (int64_t i = 0; i < count; ++i)
         all[i].checkpoints = states[i].mutable_data_ptr<scalar_t>();
     }
-    // One thread computes an item of all scans, which add to the same output.
     if (out.numel() > 0)
-      parallel_items(size.items(), table.scan_workspace(size),
-                     [&](int64_t begin, int64_t end, void* workspace) {
-                       for (const auto& args : all)
-                         table.scan_forward(args, begin, end, workspace);
-                     });
+      parallel_problems(size.items(), table.scan_workspace(size), table.scan_forward, all);
   });
   return {out.to(u.scalar_type()), states};
 }
@@ -146,11 +141,7 @@ void scan_backward_cpu(Scans operands, const Tensor& states, const Tensor& dout_
         args.dC = view(of_items[i].select(2, 1).transpose(1, 2));
       }
       const ScanSizes& size = all[0].in.size;
-      parallel_items(size.items(), table.scan_workspace(size),
-                     [&](int64_t begin, int64_t end, void* workspace) {
-                       for (const auto& args : all)
-                         table.scan_backward(args, begin, end, workspace);
-                     });
+      parallel_problems(size.items(), table.scan_workspace(size), table.scan_backward, all);
     });
   }
   copy_back(gradients.du, du), copy_back(gradients.ddelta, ddelta), copy_back(gradients.dz, dz);
