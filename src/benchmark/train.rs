@@ -66,10 +66,12 @@ pub struct TrainBenchmark {
     /// Floating point operations per second of training, in units of 10⁹: two per multiply-add,
     /// three times the forward pass.
     pub train_gflops: f64,
-    /// GFLOP/s of one matrix product with this model's sizes (tokens of a batch times an MLP's
-    /// first layer).
+    /// GFLOP/s of a matrix product with this model's sizes (tokens of a batch times an MLP's first
+    /// layer), in the type and on the threads that compute the model: the median of measurements
+    /// after each step.
     pub gemm_gflops: f64,
-    /// `train_gflops / gemm_gflops`: 1 would be a step that costs nothing but matrix products.
+    /// The rate of a step as a fraction of the product's after it, the median over the steps: 1
+    /// would be a step that costs nothing but matrix products.
     pub gemm_fraction: f64,
 }
 
@@ -85,28 +87,32 @@ pub fn benchmark_train(
     progress("loading the dataset");
     let mut bench = Bench::new(config, device)?;
     progress("training");
-    let (step, train_rate) = bench.train(steps.max(1))?;
+    let trained = bench.train(steps.max(1))?;
     let peak_bytes = peak_bytes();
     progress("predicting");
     let infer_images_per_second = bench.infer(steps.max(1))?;
-    progress("multiplying matrices");
-    let gemm_gflops = gemm_gflops(config, device)?;
     progress("counting launches");
     let launches = bench.launches()?;
     let multiply_adds = summary::summarize(config)?.multiply_adds;
-    let train_gflops = 6e-9 * multiply_adds as f64 * train_rate;
+    let gflops = 6e-9 * multiply_adds as f64;
+    let images = config.train.batch_size as f64;
+    let train_images_per_second =
+        images * trained.seconds.len() as f64 / trained.seconds.iter().sum::<f64>();
+    let fractions = trained.seconds.iter().zip(&trained.products);
+    let gemm_fraction =
+        median(fractions.map(|(step, product)| gflops * images / step / product).collect());
     Ok(TrainBenchmark {
-        train_images_per_second: train_rate,
+        train_images_per_second,
         infer_images_per_second,
         peak_bytes,
         batch_size: config.train.batch_size,
         steps: steps.max(1),
-        step,
+        step: trained.step,
         launches,
         multiply_adds,
-        train_gflops,
-        gemm_gflops,
-        gemm_fraction: train_gflops / gemm_gflops,
+        train_gflops: gflops * train_images_per_second,
+        gemm_gflops: median(trained.products),
+        gemm_fraction,
     })
 }
 
@@ -167,27 +173,30 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Times training steps. Returns the phases of a step, and images per second.
-    fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
+    /// Times training steps, and a matrix product after each.
+    fn train(&mut self, steps: usize) -> Result<TimedSteps> {
         let mut trainer = StepTrainer::new(self, &self.slicer)?;
+        let product = Product::new(self)?;
         let mut times: [Vec<f64>; 4] = Default::default();
+        let (mut seconds, mut products) = (Vec::new(), Vec::new());
         let mut clock = Instant::now();
-        let mut seconds = 0.0;
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
             let batch = batch?;
             let data = lap(&mut clock, self.net.device());
             let [forward, backward, optimizer] = trainer.step(&batch)?;
+            let gflops = product.gflops()?;
             clock = Instant::now();
             let marks = [data, forward, backward, optimizer];
             if number >= WARM_UP {
-                seconds += marks.iter().sum::<f64>();
+                seconds.push(marks.iter().sum::<f64>());
+                products.push(gflops);
                 times.iter_mut().zip(marks).for_each(|(times, mark)| times.push(mark));
             }
         }
         let [data_ms, forward_ms, backward_ms, optimizer_ms] =
             times.map(|times| 1e3 * median(times));
-        let phases = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
-        Ok((phases, (steps * self.config.train.batch_size) as f64 / seconds))
+        let step = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
+        Ok(TimedSteps { step, seconds, products })
     }
 
     /// Counts the second of two training steps, so that what the optimizer allocates once is not
@@ -306,32 +315,77 @@ impl<'a> StepTrainer<'a> {
     }
 }
 
-/// Measures the GFLOP/s of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT
-/// block, with the sizes of the first branch.
-fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
-    // The threads of a product are at their full rate after some time only.
-    const UNTIMED: Duration = Duration::from_millis(200);
-    const TIMED: Duration = Duration::from_millis(400);
-    let shape: BackboneShape = match config.shape(Branch::Vit)? {
-        Some(shape) => shape,
-        None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
-    };
-    let (rows, dim) = (config.train.batch_size as i64 * shape.tokens(), shape.embed_dim);
-    let options = (Kind::Float, device);
-    let x = Tensor::f_randn([rows, dim], options)?;
-    let weight = Tensor::f_randn([4 * dim, dim], options)?;
-    let mut seconds = Vec::new();
-    let begin = Instant::now();
-    while seconds.is_empty() || begin.elapsed() < UNTIMED + TIMED {
-        let start = Instant::now();
-        let product = linear(&x, &weight, None);
-        synchronize(device);
-        if start - begin >= UNTIMED {
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        drop(product);
+/// The times of training steps.
+struct TimedSteps {
+    step: StepTimes,
+    /// Seconds of each step.
+    seconds: Vec<f64>,
+    /// GFLOP/s of a matrix product after each.
+    products: Vec<f64>,
+}
+
+/// (Tokens of a batch, d) times (d, 4 d), the largest product of a ViT block, with the sizes of the
+/// first branch. It is computed as the model is: in its type, and in slices.
+struct Product<'a> {
+    slicer: &'a Slicer,
+    /// The rows of each slice.
+    rows: Vec<Range<usize>>,
+    x: SharedTensor,
+    weight: SharedTensor,
+    device: Device,
+}
+
+impl<'a> Product<'a> {
+    fn new(bench: &'a Bench) -> Result<Self> {
+        let (config, device) = (bench.config, bench.net.device());
+        let shape: BackboneShape = match config.shape(Branch::Vit)? {
+            Some(shape) => shape,
+            None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
+        };
+        let (batch, tokens, dim) =
+            (config.train.batch_size, shape.tokens() as usize, shape.embed_dim);
+        let slices = bench.slicer.slices(batch).into_iter();
+        let kind = autocast_kind(config.train.precision, device).unwrap_or(Kind::Float);
+        let random = |rows| Tensor::f_randn([rows, dim], (Kind::Float, device))?.f_to_kind(kind);
+        Ok(Self {
+            slicer: &bench.slicer,
+            rows: slices.map(|slice| tokens * slice.start..tokens * slice.end).collect(),
+            x: random((batch * tokens) as i64)?.into(),
+            weight: random(4 * dim)?.into(),
+            device,
+        })
     }
-    Ok(2e-9 * (rows * dim * 4 * dim) as f64 / median(seconds))
+
+    /// Computes the product for some time. Returns its GFLOP/s.
+    fn gflops(&self) -> Result<f64> {
+        // The threads of a product are at their full rate after some time only.
+        const UNTIMED: Duration = Duration::from_millis(10);
+        const TIMED: Duration = Duration::from_millis(40);
+        self.repeat(UNTIMED)?;
+        let begin = Instant::now();
+        let products = self.repeat(TIMED)?;
+        let multiply_adds = products * self.x.numel() * self.weight.size()[0] as usize;
+        Ok(2e-9 * multiply_adds as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Computes products until the time is over. Returns how many.
+    fn repeat(&self, time: Duration) -> Result<usize> {
+        // Without a pause of the threads that take slices.
+        const REPEATS: usize = 4;
+        let begin = Instant::now();
+        let mut products = 0;
+        while products == 0 || begin.elapsed() < time {
+            self.slicer.map(self.rows.len(), |slice| {
+                let rows = &self.rows[slice];
+                let x = self.x.narrow(0, rows.start as i64, rows.len() as i64);
+                (0..REPEATS).for_each(|_| drop(linear(&x, &self.weight, None)));
+                Ok(())
+            })?;
+            products += REPEATS;
+        }
+        synchronize(self.device);
+        Ok(products)
+    }
 }
 
 #[cfg(test)]
