@@ -11,15 +11,16 @@ struct CausalConv {
   using V = Vec<T, W>;
   using Rows = ::Rows<T, W>;
   using Strip = typename Rows::Strip;
+  using RowsOf = typename Rows::template RowsOf<T>;
+  using Inputs = typename Rows::template RowsOf<const T>;
   static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
 
   struct Workspace {
     V x[kSteps + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
-    // Forward: outputs; backward: gradients before the activation, followed by the later strip's
-    // first.
-    V out[kSteps + kHalo];
-    V dout[kSteps];
-    V value[kSteps], gate[kSteps];  // before the activation, and sigmoid of that
+    V out[kSteps];        // forward: outputs; backward: gradients of the outputs and of the inputs
+    // Gradients before the activation, followed by the later strip's first.
+    V dvalue[kSteps + kHalo];
+    V before[kSteps];  // what the gradients of the inputs are added to
     V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
   };
   // One for each vector of channels in a cache line, which are processed strip by strip.
@@ -58,32 +59,43 @@ struct CausalConv {
   // Loads the weights and clears the sums over the steps; after the last step gradients are zero.
   static void begin_vector(Workspace& w, const ConvArgs<T>& in, int64_t channel) {
     const int lanes = Rows::lanes_of(sizes(in), channel);
-    for (int64_t k = 0; k < in.width; ++k) {
-      w.weight[k] = w.dweight[k] = w.out[k] = V{};
-      for (int c = 0; c < lanes; ++c) w.weight[k][c] = *in.weight.at(0, channel + c, k);
-    }
+    Rows::pack(w.weight, in.weight, 0, channel, lanes, 0, in.width);
+    for (int64_t k = 0; k < in.width; ++k) w.dweight[k] = w.dvalue[k] = V{};
     w.bias = Rows::pack_channels(in.bias, channel, lanes);
     w.dbias = V{};
   }
 
-  // Loads the strip's inputs and those before them that its first outputs need, and computes the
-  // convolution's values and their sigmoids.
-  static void activate(Workspace& w, const ConvArgs<T>& in, const Strip& strip, int v) {
+  // The rows of a strip, and the width - 1 before them: where they are, or packed.
+  static Inputs inputs(Workspace& w, const ConvArgs<T>& in, const Strip& strip, int v) {
     const int64_t channel = strip.channel(v), back = in.width - 1,
                   missing = strip.step < back ? back - strip.step : 0;
+    if (missing == 0 && Rows::in_place(in.x, sizes(in), strip))
+      return {in.x.at(strip.item.batch, channel, strip.step - back), in.x.step};
     for (int64_t t = 0; t < missing; ++t) w.x[t] = V{};
     Rows::pack(w.x + missing, in.x, strip.item.batch, channel, Rows::lanes_of(sizes(in), channel),
                strip.step - back + missing, strip.steps + back - missing);
-    for_width(in.width, [&](auto width) {
+    return {reinterpret_cast<const T*>(w.x), W};
+  }
+
+  // Calls each(t, value, gate) for the steps of a strip: the convolution, and its sigmoid. Calls
+  // ahead() at each step.
+  template <class A, class F>
+  static void activate(const Workspace& w, int64_t width_, const Inputs& x, int64_t steps,
+                       const A& ahead, const F& each) {
+    const V bias = w.bias;
+    for_width(width_, [&](auto width) VMB_INLINE {
       const Taps taps(w.weight, width);
-      for (int64_t t = 0; t < strip.steps; ++t) {
-        V value = w.bias;
-        for (int64_t k = 0; k < width; ++k) value += taps.of[k] * w.x[t + k];
-        w.value[t] = value;
-      }
+      Rows::by_fours(steps, [&](auto count, int64_t t) VMB_INLINE {
+        V value[count], gate[count];
+        for (int i = 0; i < count; ++i) {
+          value[i] = bias;
+          for (int64_t k = 0; k < width; ++k) value[i] += taps.of[k] * x[t + i + k];
+          ahead();
+        }
+        sigmoids<count>(value, gate);
+        for (int i = 0; i < count; ++i) each(t + i, value[i], gate[i]);
+      });
     });
-    Rows::by_fours(strip.steps,
-                   [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
   }
 
   static void forward(const ConvForwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
@@ -95,18 +107,29 @@ struct CausalConv {
           for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
           for (int64_t step = 0; step < in.length; step += kSteps) {
             const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
-            const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()},
-                                                 {args.out, size, next, strip.vectors()}};
-            for (int v = 0; v < strip.vectors(); ++v) {
-              Workspace& a = w.vector[v];
-              for (const auto& runs : ahead) runs.prefetch(v);
-              activate(a, in, strip, v);
-              for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
-              Rows::unpack(a.out, args.out, item.batch, strip.channel(v),
-                           Rows::lanes_of(size, strip.channel(v)), step, strip.steps);
-            }
+            const T* const cached = reinterpret_cast<const T*>(w.vector);
+            typename Rows::Ahead x(in.x, size, next, cached), out(args.out, size, next, cached);
+            x.begin(strip.steps), out.begin(strip.steps);
+            for (int v = 0; v < strip.vectors(); ++v)
+              forward_strip(w.vector[v], args, strip, v, [&]() VMB_INLINE {
+                if (v == 0) x.next(), out.next();
+              });
           }
         });
+  }
+
+  template <class A>
+  static void forward_strip(Workspace& w, const ConvForwardArgs<T>& args, const Strip& strip,
+                            int v, const A& ahead) {
+    const ScanSizes size = sizes(args.in);
+    const RowsOf out = Rows::rows_of(args.out, size, strip, w.out);
+    activate(w, args.in.width, inputs(w, args.in, strip, v), strip.steps, ahead,
+             [&](int64_t t, V value, V gate) VMB_INLINE { out.put(t, value * gate); });
+    if (!Rows::in_place(args.out, size, strip)) {
+      const int64_t channel = strip.channel(v);
+      Rows::unpack(w.out, args.out, strip.item.batch, channel, Rows::lanes_of(size, channel),
+                   strip.step, strip.steps);
+    }
   }
 
   static void backward(const ConvBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
@@ -118,51 +141,58 @@ struct CausalConv {
           for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
           for (int64_t step = (in.length - 1) / kSteps * kSteps; step >= 0; step -= kSteps) {
             const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
-            const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()},
-                                                 {args.dout, size, next, strip.vectors()},
-                                                 {args.dx, size, next, strip.vectors()}};
-            for (int v = 0; v < strip.vectors(); ++v) {
-              for (const auto& runs : ahead) runs.prefetch(v);
-              backward_strip(w.vector[v], args, strip, v);
-            }
+            const T* const cached = reinterpret_cast<const T*>(w.vector);
+            typename Rows::Ahead x(in.x, size, next, cached), dout(args.dout, size, next, cached),
+                dx(args.dx, size, next, cached);
+            x.begin(strip.steps), dout.begin(strip.steps), dx.begin(strip.steps);
+            for (int v = 0; v < strip.vectors(); ++v)
+              backward_strip(w.vector[v], args, strip, v, [&]() VMB_INLINE {
+                if (v == 0) x.next(), dout.next(), dx.next();
+              });
           }
           for (int v = 0; v < line.vectors(); ++v)
             write_channel_sums(w.vector[v], args, item.batch, line.channel(v));
         });
   }
 
+  template <class A>
   static void backward_strip(Workspace& w, const ConvBackwardArgs<T>& args, const Strip& strip,
-                             int v) {
+                             int v, const A& ahead) {
     const ConvArgs<T>& in = args.in;
-    const int64_t channel = strip.channel(v), steps = strip.steps;
-    const int lanes = Rows::lanes_of(sizes(in), channel);
+    const ScanSizes size = sizes(in);
+    const int64_t channel = strip.channel(v), batch = strip.item.batch, steps = strip.steps;
+    const int lanes = Rows::lanes_of(size, channel);
     // The later strip's first gradients move to the end of this strip's.
-    for (int64_t k = in.width - 2; k >= 0; --k) w.out[steps + k] = w.out[k];
-    activate(w, in, strip, v);
-    Rows::pack(w.dout, args.dout, strip.item.batch, channel, lanes, strip.step, steps);
-    for (int64_t t = 0; t < steps; ++t) {
-      const V gate = w.gate[t];
-      w.out[t] = w.dout[t] * gate * (w.value[t] * (T(1) - gate) + T(1));
-      w.dbias += w.out[t];
-    }
+    for (int64_t k = in.width - 2; k >= 0; --k) w.dvalue[steps + k] = w.dvalue[k];
+    const Inputs x = inputs(w, in, strip, v);
+    if (!Rows::in_place(args.dout, size, strip))
+      Rows::pack(w.out, args.dout, batch, channel, lanes, strip.step, steps);
+    const Inputs dout = Rows::rows_of(args.dout, size, strip, w.out);
+    V dbias = w.dbias;
+    activate(w, in.width, x, steps, ahead, [&](int64_t t, V value, V gate) VMB_INLINE {
+      w.dvalue[t] = dout[t] * gate * (value * (T(1) - gate) + T(1));
+      dbias += w.dvalue[t];
+    });
+    w.dbias = dbias;
+    const bool in_place = Rows::in_place(args.dx, size, strip);
+    if (args.add_dx && !in_place)
+      Rows::pack(w.before, args.dx.read(), batch, channel, lanes, strip.step, steps);
+    const RowsOf before = Rows::rows_of(args.dx, size, strip, w.before),
+                 dx = Rows::rows_of(args.dx, size, strip, w.out);
     for_width(in.width, [&](auto width) {
       const Taps taps(w.weight, width);
       Taps sums(w.dweight, width);
       for (int64_t t = 0; t < steps; ++t) {
-        V dx{};
+        V sum = args.add_dx ? before[t] : V{};
         for (int64_t k = 0; k < width; ++k) {
-          sums.of[k] += w.out[t] * w.x[t + k];
-          dx += taps.of[k] * w.out[t + width - 1 - k];
+          sums.of[k] += w.dvalue[t] * x[t + k];
+          sum += taps.of[k] * w.dvalue[t + width - 1 - k];
         }
-        w.dout[t] = dx;
+        dx.put(t, sum);
       }
       for (int64_t k = 0; k < width; ++k) w.dweight[k] = sums.of[k];
     });
-    if (args.add_dx) {
-      Rows::pack(w.value, args.dx.read(), strip.item.batch, channel, lanes, strip.step, steps);
-      for (int64_t t = 0; t < steps; ++t) w.dout[t] += w.value[t];
-    }
-    Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
+    if (!in_place) Rows::unpack(w.out, args.dx, batch, channel, lanes, strip.step, steps);
   }
 
   static void write_channel_sums(const Workspace& w, const ConvBackwardArgs<T>& args, int64_t batch,

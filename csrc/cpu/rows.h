@@ -182,45 +182,47 @@ struct Rows {
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  // The memory of a strip in one tensor: `runs` runs of adjacent values, `apart` values from one to
-  // the next. Each part of the strip before prefetches a few of them: they are far apart, so the
-  // hardware does not predict them, and it can wait for about twenty lines at a time only. (A
-  // convolution has one part for each vector: there is too little work to spread them over.)
-  struct Runs {
-    const T* first = nullptr;
-    int64_t apart = 0, length = 0, runs = 0, per_part = 0;
-    bool straddles = false;  // whether a run may begin within a cache line
+  // The memory of a strip in one tensor, to be prefetched: its lines are a row apart, so the
+  // hardware does not predict them, and it can wait for about twenty lines at a time only. So each
+  // step of a pass over the strip before takes one line.
+  struct Ahead {
+    const T *cached, *line;  // one in the cache, for when no other is left; the next one
+    int64_t to_next = 0, to_other = 0;  // from one line to the next, in turn
+    int64_t lines = 0;
 
-    Runs() = default;
-    Runs(const T* first, int64_t apart, int64_t length, int64_t runs, int64_t parts)
-        : first(first),
-          apart(apart),
-          length(length),
-          runs(runs),
-          per_part((runs + parts - 1) / parts),
-          straddles((reinterpret_cast<uintptr_t>(first) | (apart * sizeof(T))) % kLine != 0) {}
+    explicit Ahead(const T* cached) : cached(cached), line(cached) {}
 
     template <class U>
-    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t parts) {
+    Ahead(const View<U>& view, const ScanSizes& size, const Strip& strip, const T* cached)
+        : Ahead(cached) {
+      constexpr int64_t kValues = kLine / sizeof(T);
       if (!view || strip.step < 0 || strip.step >= size.length) return;
       const T* from = view.at(strip.item.batch, strip.channel(), strip.step);
-      if (view.row == 1)
-        *this = {from, view.step, strip.channels(size), strip.steps, parts};
-      else if (view.step == 1 || view.step == -1)
-        *this = {view.step < 0 ? from - strip.steps + 1 : from, view.row, strip.steps,
-                 strip.channels(size), parts};
+      if (view.row == 1) {
+        line = from, to_next = to_other = view.step, lines = strip.steps;
+      } else if (view.step == 1 || view.step == -1) {
+        // The steps of a channel are two lines; of a double's four, two.
+        line = view.step < 0 ? from - strip.steps + 1 : from;
+        to_next = kValues, to_other = view.row - kValues;
+        lines = 2 * strip.channels(size);
+      }
     }
 
     // Always inlined: GCC considers a function that only prefetches to have no effect, and removes
-    // its calls.
-    [[gnu::always_inline]] void prefetch(int64_t part) const {
-      const int64_t begin = part * per_part,
-                    count = begin + per_part < runs ? per_part : runs - begin;
-      const T* run = first + begin * apart;
-      for (int64_t i = 0; i < count; ++i, run += apart) {
-        for (int64_t j = 0; j < length; j += kLine / sizeof(T)) __builtin_prefetch(run + j);
-        if (straddles) __builtin_prefetch(run + length - 1);
-      }
+    // its calls. What is a line long may begin within one.
+    [[gnu::always_inline]] void next() {
+      __builtin_prefetch(line);
+      __builtin_prefetch(line + kLine / sizeof(T) - 1);
+      line += to_next;
+      const int64_t other = to_other;
+      to_other = to_next, to_next = other;
+    }
+
+    // Takes the lines that `steps` calls of `next` will not: all if there are fewer.
+    [[gnu::always_inline]] void begin(int64_t steps) {
+      const int64_t left = lines < steps ? 0 : steps;
+      for (; lines > left; --lines) next();
+      if (left == 0) *this = Ahead(cached);
     }
   };
 

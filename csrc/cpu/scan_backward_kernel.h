@@ -14,7 +14,8 @@ struct ScanBackward {
   using Rows = ::Rows<T, W>;
   using Item = typename Rows::Item;
   using Strip = typename Rows::Strip;
-  using Runs = typename Rows::Runs;
+  using Ahead = typename Rows::Ahead;
+  using Prefetches = typename S::Prefetches;
   using Workspace = typename S::Workspace;
   static constexpr int kVectors = Rows::kVectors, kStrip = Rows::kStrip, kAhead = S::kAhead,
                        kHalf = S::kHalf, kRows = S::kRows;
@@ -50,20 +51,16 @@ struct ScanBackward {
                              const Strip& strip) {
     const ScanArgs<T>& in = args.in;
     const Strip next = strip.next(in.size, -kStrip);
-    const int64_t parts = strip.vectors() * S::tiles(in.size.state, N) * (N / kAhead + 1);
-    const Runs ahead[] = {{in.u, in.size, next, parts},    {in.delta, in.size, next, parts},
-                          {in.z, in.size, next, parts},    {args.dout, in.size, next, parts},
-                          {args.du, in.size, next, parts}, {args.ddelta, in.size, next, parts},
-                          {args.dz, in.size, next, parts}, saved_runs(args, next, parts)};
-    int64_t part = 0;
-    const auto prefetch = [&] {
-      for (const Runs& runs : ahead) runs.prefetch(part);
-      ++part;
-    };
+    const T* const cached = S::in_cache(w);
+    Ahead ahead[] = {{in.u, in.size, next, cached},      {in.delta, in.size, next, cached},
+                     {in.z, in.size, next, cached},      {args.dout, in.size, next, cached},
+                     {args.du, in.size, next, cached},   {args.ddelta, in.size, next, cached},
+                     {args.dz, in.size, next, cached},   saved_ahead(args, next, cached)};
+    Prefetches prefetches(ahead, cached, strip, S::tiles(in.size.state, N) * (N / kAhead + 1));
     S::pack_inputs(w, in, strip);
     Rows::pack_strip(w.out, args.dout, in.size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
-      backward_vector(args, w.vector(v), strip, v, prefetch);
+      backward_vector(args, w.vector(v), strip, v, prefetches);
     Rows::unpack_strip(w.u, args.du, in.size, strip);
     Rows::unpack_strip(w.dt, args.ddelta, in.size, strip);
     if (args.add_dz) S::add_strip(w.z, w.out, args.dz, in.size, strip);
@@ -71,10 +68,13 @@ struct ScanBackward {
   }
 
   // The states before a strip.
-  static Runs saved_runs(const ScanBackwardArgs<T>& args, const Strip& strip, int64_t parts) {
-    const ScanSizes& size = args.in.size;
-    if (strip.step < 0) return {};
-    return {saved_states(args, strip, strip.block), W, W, strip.vectors() * size.state, parts};
+  static Ahead saved_ahead(const ScanBackwardArgs<T>& args, const Strip& strip, const T* cached) {
+    Ahead ahead(cached);
+    if (strip.step < 0) return ahead;
+    ahead.line = saved_states(args, strip, strip.block);
+    ahead.to_next = ahead.to_other = W * kVectors;
+    ahead.lines = strip.vectors() * args.in.size.state / kVectors;
+    return ahead;
   }
 
   static const T* saved_states(const ScanBackwardArgs<T>& args, const Strip& strip,
@@ -82,10 +82,8 @@ struct ScanBackward {
     return S::checkpoint(const_cast<T*>(args.checkpoints), args.in.size, strip, block);
   }
 
-  // prefetch() is called before each part of a tile.
-  template <class F>
   static void backward_vector(const ScanBackwardArgs<T>& args, const Workspace& w,
-                              const Strip& strip, int v, const F& prefetch) {
+                              const Strip& strip, int v, Prefetches& prefetches) {
     const ScanArgs<T>& in = args.in;
     const int64_t state = in.size.state, n = S::padded(state), block = strip.block + v,
                   steps = strip.steps;
@@ -111,12 +109,9 @@ struct ScanBackward {
     const T* saved = saved_states(args, strip, block);
     for (int64_t i = 0; i < state; i += N) {
       for (int j = 0; j < N; ++j) w.states[j] = i + j < state ? load<V>(saved + (i + j) * W) : V{};
-      for (int j = 0; j < N; j += kAhead) {
-        prefetch();
-        recompute_states(w, block, i, j, n, steps);
-      }
-      prefetch();
-      backward_tile(w, block, i, n, steps);
+      for (int j = 0; j < N; j += kAhead)
+        recompute_states(w, block, i, j, n, steps, prefetches.take());
+      backward_tile(w, block, i, n, steps, prefetches.take());
     }
     end_strip(args, w, strip, block, D);
   }
@@ -147,7 +142,7 @@ struct ScanBackward {
   // states[t] is the state before step t.
   template <bool InRange>
   static void recompute(const Workspace& w, int64_t block, int64_t i, int j, int64_t n,
-                        int64_t steps) {
+                        int64_t steps, Ahead ahead) {
     const V *row = w.rows, *A = w.A + block * n + i + j;
     const T* B = w.B + i + j;
     V h[kAhead], *state = w.states + j, *decays = w.decay + j;
@@ -159,6 +154,7 @@ struct ScanBackward {
       row += t + 1 < steps ? kRows : 0;
       const V next = row[S::kDt];
       state += N;
+      ahead.next();
 #pragma GCC unroll 8
       for (int k = 0; k < kAhead; ++k) {
         const V e = join<V, InRange>(decay[k]);
@@ -171,7 +167,7 @@ struct ScanBackward {
 
   // Processes the same steps backwards. dh is the gradient of the state, carried from later steps.
   [[gnu::noinline]] static void backward_tile(const Workspace& w, int64_t block, int64_t state,
-                                              int64_t n, int64_t steps) {
+                                              int64_t n, int64_t steps, Ahead ahead) {
     const V* A = w.A + block * n + state;
     V dh[N], dA[N], *carried = w.h + block * n + state, *dA_before = w.dA + block * n + state;
     for (int i = 0; i < N; ++i) dh[i] = carried[i], dA[i] = dA_before[i];
@@ -184,6 +180,7 @@ struct ScanBackward {
     for (int64_t t = last; t >= 0; --t) {
       const V dt = row[S::kDt], dtu = row[S::kDtu], dy = row[S::kDy];
       V sums[N], y = row[S::kY], sum_dtu = row[S::kSumDtu], sum_dt = row[S::kSumDt];
+      ahead.next();
 #pragma GCC unroll 8
       for (int i = 0; i < N; ++i) {
         const V after = states[N + i], before = states[i];

@@ -19,7 +19,7 @@ struct Scan {
   using Rows = ::Rows<T, W>;
   using Item = typename Rows::Item;
   using Strip = typename Rows::Strip;
-  using Runs = typename Rows::Runs;
+  using Ahead = typename Rows::Ahead;
   static constexpr int kBlocks = kGroup / W, kVectors = Rows::kVectors, kStrip = Rows::kStrip;
   // States whose decays are computed a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
@@ -191,28 +191,49 @@ struct Scan {
                             const Strip& strip) {
     const ScanArgs<T>& in = args.in;
     const Strip next = strip.next(in.size, kStrip);
-    const int64_t parts = strip.vectors() * tiles(in.size.state, kAhead);
-    const Runs ahead[] = {{in.u, in.size, next, parts},
-                          {in.delta, in.size, next, parts},
-                          {in.z, in.size, next, parts},
-                          {args.out, in.size, next, parts}};
-    int64_t part = 0;
-    const auto prefetch = [&] {
-      for (const Runs& runs : ahead) runs.prefetch(part);
-      ++part;
-    };
+    const T* const cached = in_cache(w);
+    Ahead ahead[] = {{in.u, in.size, next, cached},
+                     {in.delta, in.size, next, cached},
+                     {in.z, in.size, next, cached},
+                     {args.out, in.size, next, cached}};
+    Prefetches prefetches(ahead, cached, strip, tiles(in.size.state, kAhead));
     pack_inputs(w, in, strip);
-    for (int v = 0; v < strip.vectors(); ++v) forward_vector(args, w.vector(v), strip, v, prefetch);
+    for (int v = 0; v < strip.vectors(); ++v)
+      forward_vector(args, w.vector(v), strip, v, prefetches);
     if (args.add) add_strip(w.out, w.u, args.out, in.size, strip);
     Rows::unpack_strip(w.out, args.out, in.size, strip);
   }
 
   static int64_t tiles(int64_t state, int64_t states) { return (state + states - 1) / states; }
 
-  // prefetch() is called before each tile of states.
-  template <class F>
+  static const T* in_cache(const Workspace& w) { return w.B; }
+
+  // Deals out the tensors of the next strip to the passes over this one.
+  struct Prefetches {
+    Ahead *next, *end;
+    Ahead none;
+    int64_t passes, steps;
+
+    template <size_t Count>
+    Prefetches(Ahead (&ahead)[Count], const T* cached, const Strip& strip, int64_t passes)
+        : next(ahead),
+          end(ahead + Count),
+          none(cached),
+          passes(passes * strip.vectors()),
+          steps(strip.steps) {}
+
+    // That of the next pass. The last pass begins with all lines that are left.
+    [[gnu::always_inline]] Ahead take() {
+      if (next == end) return none;
+      if (--passes == 0)
+        for (; next + 1 < end; ++next) next->begin(0);
+      next->begin(steps);
+      return *next++;
+    }
+  };
+
   static void forward_vector(const ScanForwardArgs<T>& args, const Workspace& w, const Strip& strip,
-                             int v, const F& prefetch) {
+                             int v, Prefetches& prefetches) {
     const ScanArgs<T>& in = args.in;
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
     const V D = Rows::pack_channels(in.D, strip.channel(v),
@@ -225,10 +246,8 @@ struct Scan {
         });
     T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip, block) : nullptr;
     const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
-    for (int64_t i = 0; i < state; i += kAhead) {
-      prefetch();
-      tile(w, block, i, state, saved, steps);
-    }
+    for (int64_t i = 0; i < state; i += kAhead)
+      tile(w, block, i, state, saved, steps, prefetches.take());
     const auto out = Rows::rows_of(args.out, in.size, strip, w.out);
     const bool gated{in.z}, add = args.add && Rows::in_place(args.out, in.size, strip);
     const T scale = args.scale;
@@ -253,7 +272,7 @@ struct Scan {
   // h = 2^(dt A) h + dt u B, y += C h. The states at the beginning of the strip go to `saved`.
   template <bool InRange>
   static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved,
-                           int64_t steps) {
+                           int64_t steps, Ahead ahead) {
     const int64_t n = padded(state);
     const V *A = w.A + block * n + i, *dt = w.dt, *dtus = w.dtu;
     V h[kAhead], *carried = w.h + block * n + i, *out = w.out;
@@ -265,6 +284,7 @@ struct Scan {
     for (int64_t t = 0; t < steps; ++t, B += n, C += n) {
       const V dtu = dtus[t], next = dt[t + 1 < steps ? t + 1 : t];
       V y = out[t];
+      ahead.next();
 #pragma GCC unroll 8
       for (int j = 0; j < kAhead; ++j) {
         const V e = join<V, InRange>(decay[j]);
