@@ -196,7 +196,7 @@ struct Attention {
     }
     const T shift = lane_max<V>(largest);
     V sum{};
-    Rows::by_fours(end / W, [&](auto count, int64_t v) {
+    Rows::template in_groups<4>(end / W, [&](auto count, int64_t v) {
       V x[count];
       for (int i = 0; i < count; ++i) x[i] = load<V>(row + (v + i) * W) - shift;
       exps<count, V>(x, x);

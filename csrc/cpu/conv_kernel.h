@@ -85,7 +85,7 @@ struct CausalConv {
     const V bias = w.bias;
     for_width(width_, [&](auto width) VMB_INLINE {
       const Taps taps(w.weight, width);
-      Rows::by_fours(steps, [&](auto count, int64_t t) VMB_INLINE {
+      Rows::template in_groups<4>(steps, [&](auto count, int64_t t) VMB_INLINE {
         V value[count], gate[count];
         for (int i = 0; i < count; ++i) {
           value[i] = bias;

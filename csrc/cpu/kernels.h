@@ -28,7 +28,7 @@ struct View {
 
 // Channels of one work item; fixed, so that the order of every sum does not depend on the number of
 // threads.
-constexpr int64_t kGroup = 64;
+constexpr int64_t kGroup = 192;
 // Steps between two stored states. Backward recomputes the states of one such chunk at a time.
 constexpr int64_t kChunk = 32;
 
@@ -37,10 +37,11 @@ struct ScanSizes {
   VMB_INLINE int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
   VMB_INLINE int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
   VMB_INLINE int64_t items() const { return batch * groups(); }
-  // Elements of the stored states: (batch, group, chunk, state, channel of the group).
-  VMB_INLINE int64_t checkpoint_elements() const {
-    return batch * groups() * chunks() * state * kGroup;
-  }
+  // Elements of the states stored at one step: (vector of channels, state, lane), with the channels
+  // of the widest vectors, 16.
+  VMB_INLINE int64_t states() const { return (dim + 15) / 16 * 16 * state; }
+  // Elements of all stored states: (batch, chunk, states).
+  VMB_INLINE int64_t checkpoint_elements() const { return batch * chunks() * states(); }
 };
 
 template <class T>

@@ -230,12 +230,12 @@ struct Rows {
     return values ? load_first<V>(values + channel, lanes) : V{};
   }
 
-  // Calls f(count, first) for four steps at a time and then for each remaining step; count is a
+  // Calls f(count, first) for Count steps at a time and then for each remaining step; count is a
   // compile-time constant.
-  template <class F>
-  static void by_fours(int64_t steps, const F& f) {
+  template <int Count, class F>
+  static void in_groups(int64_t steps, const F& f) {
     int64_t t = 0;
-    for (; t + 4 <= steps; t += 4) f(std::integral_constant<int, 4>(), t);
+    for (; t + Count <= steps; t += Count) f(std::integral_constant<int, Count>(), t);
     for (; t < steps; ++t) f(std::integral_constant<int, 1>(), t);
   }
 };

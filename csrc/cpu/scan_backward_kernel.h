@@ -56,7 +56,7 @@ struct ScanBackward {
                      {in.z, in.size, next, cached},      {args.dout, in.size, next, cached},
                      {args.du, in.size, next, cached},   {args.ddelta, in.size, next, cached},
                      {args.dz, in.size, next, cached},   saved_ahead(args, next, cached)};
-    Prefetches prefetches(ahead, cached, strip, S::tiles(in.size.state, N) * (N / kAhead + 1));
+    Prefetches prefetches(ahead, strip, S::tiles(in.size.state, N) * (N / kAhead + 1));
     S::pack_inputs(w, in, strip);
     Rows::pack_strip(w.out, args.dout, in.size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
@@ -72,8 +72,9 @@ struct ScanBackward {
     Ahead ahead(cached);
     if (strip.step < 0) return ahead;
     ahead.line = saved_states(args, strip, strip.block);
-    ahead.to_next = ahead.to_other = W * kVectors;
-    ahead.lines = strip.vectors() * args.in.size.state / kVectors;
+    // Each line twice: Vim's 16 states are then a line at each step.
+    ahead.to_next = W * kVectors;
+    ahead.lines = 2 * strip.vectors() * args.in.size.state / kVectors;
     return ahead;
   }
 
@@ -98,7 +99,6 @@ struct ScanBackward {
           V* const row = w.rows + t * kRows;
           const V u = us[t], dout = douts[t] * args.scale;
           row[S::kDt] = dt, row[S::kDtu] = dt * u, row[S::kDy] = dout, row[S::kY] = D * u;
-          row[S::kSumDtu] = row[S::kSumDt] = V{};
           w.dt[t] = slope;
           if (in.z) {
             const V gated = dout * gate;
@@ -168,9 +168,13 @@ struct ScanBackward {
   // Processes the same steps backwards. dh is the gradient of the state, carried from later steps.
   [[gnu::noinline]] static void backward_tile(const Workspace& w, int64_t block, int64_t state,
                                               int64_t n, int64_t steps, Ahead ahead) {
-    const V* A = w.A + block * n + state;
-    V dh[N], dA[N], *carried = w.h + block * n + state, *dA_before = w.dA + block * n + state;
-    for (int i = 0; i < N; ++i) dh[i] = carried[i], dA[i] = dA_before[i];
+    // In registers: the compiler would load A again after each store, and states twice.
+    V A[N], after[N], dh[N], dA[N];
+    V *carried = w.h + block * n + state, *dA_before = w.dA + block * n + state;
+    for (int i = 0; i < N; ++i) {
+      A[i] = w.A[block * n + state + i], after[i] = w.states[steps * N + i];
+      dh[i] = carried[i], dA[i] = dA_before[i];
+    }
     // One pointer for each matrix, from the last step on: the compiler would take one for each
     // column, more than there are registers.
     const int64_t last = steps - 1, sums_apart = S::sums(n);
@@ -179,19 +183,21 @@ struct ScanBackward {
     V *row = w.rows + last * kRows, *dBC = w.dBC + last * sums_apart + state / N * S::kSums;
     for (int64_t t = last; t >= 0; --t) {
       const V dt = row[S::kDt], dtu = row[S::kDtu], dy = row[S::kDy];
-      V sums[N], y = row[S::kY], sum_dtu = row[S::kSumDtu], sum_dt = row[S::kSumDt];
+      V sums[N], y = row[S::kY], sum_dtu{}, sum_dt{};
+      if (state > 0) sum_dtu = row[S::kSumDtu], sum_dt = row[S::kSumDt];
       ahead.next();
 #pragma GCC unroll 8
       for (int i = 0; i < N; ++i) {
-        const V after = states[N + i], before = states[i];
+        const V before = states[i];
         dh[i] += dy * C[i];
-        y += after * C[i];
+        y += after[i] * C[i];
         sum_dtu += dh[i] * B[i];
-        sums[i] = add_halves<kHalf>(dh[i] * dtu, dy * after);
+        sums[i] = add_halves<kHalf>(dh[i] * dtu, dy * after[i]);
         dh[i] *= decay[i];
         const V through = dh[i] * before;  // gradient of dt * A
         sum_dt += through * A[i];
         dA[i] += through * dt;
+        after[i] = before;
       }
       row[S::kY] = y, row[S::kSumDtu] = sum_dtu, row[S::kSumDt] = sum_dt;
       for (int k = 0; k < S::kSums; ++k) {

@@ -354,7 +354,7 @@ inline V negative(V x) {
 
 // exp for K vectors: the first halves of all come before the second halves.
 template <int K, class V>
-inline void exps(const V* x, V* out) {
+VMB_INLINE inline void exps(const V* x, V* out) {
   if constexpr (sizeof(typename Lane<V>::scalar) == 8) {
     for (int i = 0; i < K; ++i) out[i] = exp_of<V>(x[i]);
   } else {
@@ -368,7 +368,7 @@ inline void exps(const V* x, V* out) {
 
 // 1 / (1 + exp(-x)) for K vectors; 0 where the exponential is infinite.
 template <int K, class V>
-inline void sigmoids(const V* x, V* out) {
+VMB_INLINE inline void sigmoids(const V* x, V* out) {
   using T = typename Lane<V>::scalar;
   V e[K];
 #pragma GCC unroll 8
@@ -381,7 +381,7 @@ inline void sigmoids(const V* x, V* out) {
 // log(1 + exp(x)) for K vectors, in place, and its slopes if `slope` is given.
 // torch.nn.functional.softplus is x itself above 20; there the two are equal in float32.
 template <int K, class V>
-inline void softpluses(V* x, V* slopes = nullptr) {
+VMB_INLINE inline void softpluses(V* x, V* slopes = nullptr) {
   using T = typename Lane<V>::scalar;
   V e[K];
 #pragma GCC unroll 8
