@@ -279,7 +279,7 @@ impl<'a> StepTrainer<'a> {
             loss: TrainingLoss {
                 net,
                 criterion: Criterion::new(settings, bench.images.samples())?,
-                autocast: autocast_kind(settings.precision, net.device()),
+                autocast: autocast_kind(bench.config, net.device()),
                 seed: bench.config.seed,
             },
             slicer,
@@ -345,7 +345,7 @@ impl<'a> Product<'a> {
         let (batch, tokens, dim) =
             (config.train.batch_size, shape.tokens() as usize, shape.embed_dim);
         let slices = bench.slicer.slices(batch).into_iter();
-        let kind = autocast_kind(config.train.precision, device).unwrap_or(Kind::Float);
+        let kind = autocast_kind(config, device).unwrap_or(Kind::Float);
         let random = |rows| Tensor::f_randn([rows, dim], (Kind::Float, device))?.f_to_kind(kind);
         Ok(Self {
             slicer: &bench.slicer,

@@ -55,9 +55,10 @@ section! {
         /// each block again in backward. Less memory, more time, the same results.
         pub checkpoint_activations: bool = false,
         /// `float32`; `bf16` or `fp16` (mixed precision: most matrix products in it, the rest and
-        /// all weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs of compute
-        /// capability 8.0 or later (older ones have no tensor cores for it), float32 on others and
-        /// on CPUs. Validation is always in float32.
+        /// all weights in float32; fp16 with a loss scale); `auto`: bf16 where it is faster, on
+        /// GPUs of compute capability 8.0 or later (older ones have no tensor cores for it) and on
+        /// CPUs with AVX512-BF16 if a backbone's `embed_dim` is 192 or more; float32 elsewhere.
+        /// Validation is always in float32.
         pub precision: Precision = Precision::Float32,
         /// Let GPUs round the operands of float32 products to TF32, with 10 bits after the point
         /// instead of 23, for their tensor cores. `false`: float32 is float32, on every device.

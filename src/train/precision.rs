@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::Precision;
+use crate::config::{Branch, Config, Precision};
 use crate::ops;
 use crate::ops::gpu::{self, Gpu};
 
@@ -15,24 +15,43 @@ const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: u32 = 2000;
 
-/// Returns the type that autocast uses for this precision on this device, if any.
+/// The least width of a backbone for which products in bfloat16 are faster on a CPU; in narrower
+/// ones, converting the operands takes the time that the products save.
+const CPU_BF16_WIDTH: i64 = 192;
+
+/// Returns the type that autocast uses for a config's `train.precision` on this device, if any.
 ///
 /// `auto` is bfloat16, which needs no loss scale, on GPUs with tensor cores for it (from Ampere on)
-/// and float32 elsewhere: older GPUs and most CPUs would have to emulate bfloat16, and whether
-/// models become as good on CPUs that multiply in it (AVX512-BF16) has not been measured
-/// (docs/performance.md).
-pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
-    match precision {
+/// and on CPUs that multiply in it (AVX512-BF16) if a backbone is wide enough: there models become
+/// as good (docs/performance.md). Elsewhere it is float32: bfloat16 would have to be emulated.
+pub fn autocast_kind(config: &Config, device: Device) -> Option<Kind> {
+    match config.train.precision {
         Precision::Float32 => None,
         Precision::Bf16 => Some(Kind::BFloat16),
         Precision::Fp16 => Some(Kind::Half),
-        Precision::Auto => match device {
-            Device::Cuda(index) => gpu::gpus()
-                .is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
-                .then_some(Kind::BFloat16),
-            _ => None,
-        },
+        Precision::Auto => {
+            let faster = match device {
+                Device::Cuda(index) => {
+                    gpu::gpus().is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
+                }
+                _ => cpu_has_bf16() && width(config) >= CPU_BF16_WIDTH,
+            };
+            faster.then_some(Kind::BFloat16)
+        }
     }
+}
+
+fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The width of the wider branch. A config's shapes have been checked when it was read.
+fn width(config: &Config) -> i64 {
+    let shapes = Branch::ALL.iter().filter_map(|&branch| config.shape(branch).ok().flatten());
+    shapes.map(|shape| shape.embed_dim).max().unwrap_or(0)
 }
 
 fn gpu_has_bf16(gpu: &Gpu) -> bool {
@@ -116,9 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn only_float16_is_scaled_and_auto_takes_bfloat16_on_gpus_that_have_it() {
+    fn only_float16_is_scaled_and_auto_takes_bfloat16_where_it_is_faster() {
         assert!(LossScale::of(Some(Kind::BFloat16)).is_none() && LossScale::of(None).is_none());
-        assert_eq!(autocast_kind(Precision::Auto, Device::Cpu), None);
+        let kind = |precision, width: i64| {
+            let keys = [
+                format!("train.precision={precision}"),
+                format!("model.vit.embed_dim={width}"),
+                "model.mamba.embed_dim=24".to_owned(),
+            ];
+            autocast_kind(&Config::from_yaml("", "a.yaml", &keys).unwrap(), Device::Cpu)
+        };
+        let bf16 = cpu_has_bf16().then_some(Kind::BFloat16);
+        assert_eq!([kind("auto", 96), kind("auto", 192)], [None, bf16]);
+        assert_eq!([kind("float32", 192), kind("bf16", 96)], [None, Some(Kind::BFloat16)]);
         let card = |compute_capability| Gpu {
             name: String::new(),
             uuid: String::new(),
@@ -130,6 +159,6 @@ mod tests {
             [75, 80, 90].map(|capability| gpu_has_bf16(&card(capability))),
             [false, true, true]
         );
-        assert_eq!(autocast_kind(Precision::Fp16, Device::Cpu), Some(Kind::Half));
+        assert_eq!(kind("fp16", 96), Some(Kind::Half));
     }
 }

@@ -41,7 +41,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let batches_per_epoch = images.div_ceil(recipe.batch_size * world.size());
         let steps_per_epoch = batches_per_epoch.div_ceil(recipe.accumulate);
         let slice = recipe.slice;
-        let autocast = autocast_kind(config.train.precision, device);
+        let autocast = autocast_kind(config, device);
         let compute = Compute::new(config, device, autocast);
         let [frozen, parameters] = freeze_for_the_run(objective.parameters(), &recipe.freeze);
         Ok(Self {
