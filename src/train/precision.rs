@@ -41,10 +41,13 @@ pub fn autocast_kind(config: &Config, device: Device) -> Option<Kind> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_has_bf16() -> bool {
     false
 }
 
