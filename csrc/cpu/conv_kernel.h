@@ -13,14 +13,14 @@ struct CausalConv {
   using Strip = typename Rows::Strip;
   using RowsOf = typename Rows::template RowsOf<T>;
   using Inputs = typename Rows::template RowsOf<const T>;
-  static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
+  static constexpr int64_t kHalo = kMaxConvWidth - 1;
 
   struct Workspace {
-    V x[kSteps + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
-    V out[kSteps];        // forward: outputs; backward: gradients of the outputs and of the inputs
+    V x[kLongestStrip + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
+    V out[kLongestStrip];        // forward: outputs; backward: gradients of the outputs and of the inputs
     // Gradients before the activation, followed by the later strip's first.
-    V dvalue[kSteps + kHalo];
-    V before[kSteps];  // what the gradients of the inputs are added to
+    V dvalue[kLongestStrip + kHalo];
+    V before[kLongestStrip];  // what the gradients of the inputs are added to
     V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
   };
   // One for each vector of channels in a cache line, which are processed strip by strip.
@@ -105,8 +105,8 @@ struct CausalConv {
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
           const Strip line(size, item, block, 0);
           for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
-          for (int64_t step = 0; step < in.length; step += kSteps) {
-            const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
+          for (int64_t step = 0; step < size.strips() * kStrip; step += kStrip) {
+            const Strip strip(size, item, block, step), next(size, item, block, step + kStrip);
             const T* const cached = reinterpret_cast<const T*>(w.vector);
             typename Rows::Ahead x(in.x, size, next, cached), out(args.out, size, next, cached);
             x.begin(strip.steps), out.begin(strip.steps);
@@ -139,8 +139,8 @@ struct CausalConv {
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
           const Strip line(size, item, block, 0);
           for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
-          for (int64_t step = (in.length - 1) / kSteps * kSteps; step >= 0; step -= kSteps) {
-            const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
+          for (int64_t step = (size.strips() - 1) * kStrip; step >= 0; step -= kStrip) {
+            const Strip strip(size, item, block, step), next(size, item, block, step - kStrip);
             const T* const cached = reinterpret_cast<const T*>(w.vector);
             typename Rows::Ahead x(in.x, size, next, cached), dout(args.dout, size, next, cached),
                 dx(args.dx, size, next, cached);

@@ -29,19 +29,27 @@ struct View {
 // Channels of one work item; fixed, so that the order of every sum does not depend on the number of
 // threads.
 constexpr int64_t kGroup = 192;
-// Steps between two stored states. Backward recomputes the states of one such chunk at a time.
-constexpr int64_t kChunk = 32;
+// Steps of a strip, which begins with stored states: backward recomputes those of one strip at a
+// time. The last one may be longer, since one of a few steps takes as long to prepare as a whole one:
+// Vim's 197 and 65 steps are 5 and 1 strips of 32, and a last one of 37 and 33.
+constexpr int64_t kStrip = 32, kLongestStrip = 40;
 
 struct ScanSizes {
   int64_t batch, dim, length, state;
   VMB_INLINE int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
-  VMB_INLINE int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
+  VMB_INLINE int64_t strips() const {
+    return length <= kLongestStrip ? 1 : (length - kLongestStrip + kStrip - 1) / kStrip + 1;
+  }
+  // The steps of the strip that begins at a multiple of kStrip.
+  VMB_INLINE int64_t steps(int64_t first) const {
+    return length - first <= kLongestStrip ? length - first : kStrip;
+  }
   VMB_INLINE int64_t items() const { return batch * groups(); }
   // Elements of the states stored at one step: (vector of channels, state, lane), with the channels
   // of the widest vectors, 16.
   VMB_INLINE int64_t states() const { return (dim + 15) / 16 * 16 * state; }
-  // Elements of all stored states: (batch, chunk, states).
-  VMB_INLINE int64_t checkpoint_elements() const { return batch * chunks() * states(); }
+  // Elements of all stored states: (batch, strip, states).
+  VMB_INLINE int64_t checkpoint_elements() const { return batch * strips() * states(); }
 };
 
 template <class T>

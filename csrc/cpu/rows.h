@@ -12,8 +12,6 @@ using namespace vmb;
 template <class T, int W>
 struct Rows {
   using V = Vec<T, W>;
-  // Steps that are packed at once: where steps are adjacent in memory, complete cache lines.
-  static constexpr int kStrip = kChunk;
   static constexpr int64_t kLine = 64;  // bytes of a cache line
   // Vectors in a cache line. They are packed together: where channels are adjacent, the line would
   // be evicted before the second vector needs it.
@@ -113,7 +111,7 @@ struct Rows {
         : item(item),
           block(block),
           step(step),
-          steps(size.length - step < kStrip ? size.length - step : kStrip) {}
+          steps(size.steps(step)) {}
     int vectors() const {
       return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors);
     }
@@ -161,10 +159,10 @@ struct Rows {
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < steps; ++t, ++rows, source += stride)
-        for (int v = 0; v < kVectors; ++v) rows[v * kStrip] = load<V>(source + v * W);
+        for (int v = 0; v < kVectors; ++v) rows[v * kLongestStrip] = load<V>(source + v * W);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
+        pack(rows + v * kLongestStrip, view, strip.item.batch, strip.channel(v),
              lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
@@ -175,10 +173,10 @@ struct Rows {
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < steps; ++t, ++rows, target += stride)
-        for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kStrip]);
+        for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kLongestStrip]);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
+        unpack(rows + v * kLongestStrip, view, strip.item.batch, strip.channel(v),
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
@@ -196,7 +194,7 @@ struct Rows {
     Ahead(const View<U>& view, const ScanSizes& size, const Strip& strip, const T* cached)
         : Ahead(cached) {
       constexpr int64_t kValues = kLine / sizeof(T);
-      if (!view || strip.step < 0 || strip.step >= size.length) return;
+      if (!view || strip.step < 0 || strip.step >= size.strips() * kStrip) return;
       const T* from = view.at(strip.item.batch, strip.channel(), strip.step);
       if (view.row == 1) {
         line = from, to_next = to_other = view.step, lines = strip.steps;

@@ -17,14 +17,14 @@ struct ScanBackward {
   using Ahead = typename Rows::Ahead;
   using Prefetches = typename S::Prefetches;
   using Workspace = typename S::Workspace;
-  static constexpr int kVectors = Rows::kVectors, kStrip = Rows::kStrip, kAhead = S::kAhead,
+  static constexpr int kVectors = Rows::kVectors, kAhead = S::kAhead,
                        kHalf = S::kHalf, kRows = S::kRows;
   static_assert(N % kAhead == 0 && S::kParts <= 2, "tiles fill vectors of powers and of sums");
 
   static void backward(const ScanBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
     const ScanArgs<T>& in = args.in;
     const ScanSizes& size = in.size;
-    const int64_t n = S::padded(size.state), last_strip = (size.length - 1) / kStrip * kStrip;
+    const int64_t n = S::padded(size.state), last_strip = (size.strips() - 1) * kStrip;
     Workspace w(memory, size.state);
     for (int64_t index = begin; index < end; ++index) {
       const Item item(size, index);
@@ -35,7 +35,7 @@ struct ScanBackward {
         w.dD[block] = w.dbias[block] = V{};
       }
       for (int64_t step = last_strip; step >= 0; step -= kStrip) {
-        const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
+        const int64_t steps = size.steps(step);
         S::pack_states(w.B, in.B, item.batch, size.state, step, steps);
         S::pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t i = 0; i < steps * S::sums(n); ++i) w.dBC[i] = V{};

@@ -20,7 +20,7 @@ struct Scan {
   using Item = typename Rows::Item;
   using Strip = typename Rows::Strip;
   using Ahead = typename Rows::Ahead;
-  static constexpr int kBlocks = kGroup / W, kVectors = Rows::kVectors, kStrip = Rows::kStrip;
+  static constexpr int kBlocks = kGroup / W, kVectors = Rows::kVectors;
   // States whose decays are computed a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
   // The rows of a step in backward: adjacent, so that they spread over all sets of the cache.
@@ -63,21 +63,21 @@ struct Scan {
       };
       h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n),
       largest_A = take(kBlocks);
-      states = take((kStrip + 1) * N), decay = take(kStrip * N);
-      dBC = take(kStrip * sums(n));
-      for (V** each : {&u, &dt, &z, &out}) *each = take(kVectors * kStrip);
-      dtu = take(kStrip), rows = take(kStrip * kRows);
+      states = take((kLongestStrip + 1) * N), decay = take(kLongestStrip * N);
+      dBC = take(kLongestStrip * sums(n));
+      for (V** each : {&u, &dt, &z, &out}) *each = take(kVectors * kLongestStrip);
+      dtu = take(kLongestStrip), rows = take(kLongestStrip * kRows);
       dD = take(kBlocks), dbias = take(kBlocks);
       B = reinterpret_cast<T*>(p);
-      C = B + kStrip * n;
-      end = reinterpret_cast<char*>(C + kStrip * n);
+      C = B + kLongestStrip * n;
+      end = reinterpret_cast<char*>(C + kLongestStrip * n);
     }
     char* end;
 
     // The workspace of one of the vectors that are packed together.
     Workspace vector(int v) const {
       Workspace w = *this;
-      for (V** each : {&w.u, &w.dt, &w.z, &w.out}) *each += v * kStrip;
+      for (V** each : {&w.u, &w.dt, &w.z, &w.out}) *each += v * kLongestStrip;
       return w;
     }
   };
@@ -162,7 +162,7 @@ struct Scan {
   static T* checkpoint(T* checkpoints, const ScanSizes& size, const Strip& strip, int64_t block) {
     const Item& item = strip.item;
     return checkpoints +
-           (item.batch * size.chunks() + strip.step / kStrip) * size.states() +
+           (item.batch * size.strips() + strip.step / kStrip) * size.states() +
            (item.first_channel + block * W) * size.state;
   }
 
@@ -178,8 +178,8 @@ struct Scan {
         pack_A(w, in, block, channel, Rows::lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = V{};
       }
-      for (int64_t step = 0; step < size.length; step += kStrip) {
-        const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
+      for (int64_t step = 0; step < size.strips() * kStrip; step += kStrip) {
+        const int64_t steps = size.steps(step);
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t block = 0; block < item.blocks; block += kVectors)
@@ -266,7 +266,7 @@ struct Scan {
     if (!view || Rows::in_place(view, size, strip)) return;
     Rows::pack_strip(scratch, view.read(), size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
-      for (int64_t t = 0; t < strip.steps; ++t) rows[v * kStrip + t] += scratch[v * kStrip + t];
+      for (int64_t t = 0; t < strip.steps; ++t) rows[v * kLongestStrip + t] += scratch[v * kLongestStrip + t];
   }
 
   // kAhead states, from the i-th on, of W channels over one strip:

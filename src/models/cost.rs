@@ -4,8 +4,10 @@ use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
 use crate::config::{BackboneShape, Branch, Stem};
 
-/// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
-const STEPS_PER_STATE: i64 = 32;
+/// Steps of a strip, before which the scan keeps the states for backward (csrc/README.md).
+const STRIP: i64 = 32;
+/// Steps that the last strip may have.
+const LONGEST_STRIP: i64 = 40;
 const FLOAT: i64 = 4;
 
 /// The cost of one layer for one image.
@@ -90,17 +92,17 @@ impl Cost {
     /// and one for the output.
     ///
     /// Kept for each token: the norm's input and output (2 d), x and z, the input of the last
-    /// projection, and for each direction its low-rank step sizes, B and C, and a state every
-    /// [`STEPS_PER_STATE`] steps; backward computes the rest of the mixer again. The small matrices
-    /// that the mixer keeps in the computing type are as many for any number of images, and are not
-    /// counted.
+    /// projection, and for each direction its low-rank step sizes, B and C. Kept for each strip: the
+    /// states before it. Backward computes the rest of the mixer again. The small matrices that the
+    /// mixer keeps in the computing type are as many for any number of images, and are not counted.
     fn vim_block(shape: &BackboneShape) -> Self {
         let (l, d, n) = (shape.tokens(), shape.embed_dim, shape.d_state);
         let (inner, rank) = (2 * d, dt_rank(d));
         let projected = rank + 2 * n;
         let direction =
             l * inner * 4 + l * inner * projected + l * rank * inner + 4 * l * inner * n;
-        let states = (l + STEPS_PER_STATE - 1) / STEPS_PER_STATE * inner * n;
+        let strips = 1 + ((l - LONGEST_STRIP).max(0) + STRIP - 1) / STRIP;
+        let states = strips * inner * n;
         Self::new(
             l * d * 2 * inner + 2 * direction + l * inner * d,
             l * (2 * d + 3 * inner) + 2 * (l * projected + states),
