@@ -16,11 +16,11 @@ struct CausalConv {
   static constexpr int64_t kHalo = kMaxConvWidth - 1;
 
   struct Workspace {
-    V x[kLongestStrip + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
-    V out[kLongestStrip];        // forward: outputs; backward: gradients of the outputs and of the inputs
+    V x[kMaxStrip + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
+    V out[kMaxStrip];  // forward: outputs; backward: gradients of the outputs and of the inputs
     // Gradients before the activation, followed by the later strip's first.
-    V dvalue[kLongestStrip + kHalo];
-    V before[kLongestStrip];  // what the gradients of the inputs are added to
+    V dvalue[kMaxStrip + kHalo];
+    V before[kMaxStrip];  // what the gradients of the inputs are added to
     V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
   };
   // One for each vector of channels in a cache line, which are processed strip by strip.

@@ -30,19 +30,19 @@ struct View {
 // threads.
 constexpr int64_t kGroup = 192;
 // Steps of a strip, which begins with stored states: backward recomputes those of one strip at a
-// time. The last one may be longer, since one of a few steps takes as long to prepare as a whole one:
+// time. The last one may be longer, since a few steps take as long to prepare as a full strip:
 // Vim's 197 and 65 steps are 5 and 1 strips of 32, and a last one of 37 and 33.
-constexpr int64_t kStrip = 32, kLongestStrip = 40;
+constexpr int64_t kStrip = 32, kMaxStrip = 40;
 
 struct ScanSizes {
   int64_t batch, dim, length, state;
   VMB_INLINE int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
   VMB_INLINE int64_t strips() const {
-    return length <= kLongestStrip ? 1 : (length - kLongestStrip + kStrip - 1) / kStrip + 1;
+    return length <= kMaxStrip ? 1 : (length - kMaxStrip + kStrip - 1) / kStrip + 1;
   }
   // The steps of the strip that begins at a multiple of kStrip.
   VMB_INLINE int64_t steps(int64_t first) const {
-    return length - first <= kLongestStrip ? length - first : kStrip;
+    return length - first <= kMaxStrip ? length - first : kStrip;
   }
   VMB_INLINE int64_t items() const { return batch * groups(); }
   // Elements of the states stored at one step: (vector of channels, state, lane), with the channels

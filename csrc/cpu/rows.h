@@ -159,10 +159,10 @@ struct Rows {
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < steps; ++t, ++rows, source += stride)
-        for (int v = 0; v < kVectors; ++v) rows[v * kLongestStrip] = load<V>(source + v * W);
+        for (int v = 0; v < kVectors; ++v) rows[v * kMaxStrip] = load<V>(source + v * W);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        pack(rows + v * kLongestStrip, view, strip.item.batch, strip.channel(v),
+        pack(rows + v * kMaxStrip, view, strip.item.batch, strip.channel(v),
              lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
@@ -173,10 +173,10 @@ struct Rows {
     const int64_t steps = strip.steps, stride = view.step;
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < steps; ++t, ++rows, target += stride)
-        for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kLongestStrip]);
+        for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kMaxStrip]);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        unpack(rows + v * kLongestStrip, view, strip.item.batch, strip.channel(v),
+        unpack(rows + v * kMaxStrip, view, strip.item.batch, strip.channel(v),
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 

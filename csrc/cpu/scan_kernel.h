@@ -63,21 +63,21 @@ struct Scan {
       };
       h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n),
       largest_A = take(kBlocks);
-      states = take((kLongestStrip + 1) * N), decay = take(kLongestStrip * N);
-      dBC = take(kLongestStrip * sums(n));
-      for (V** each : {&u, &dt, &z, &out}) *each = take(kVectors * kLongestStrip);
-      dtu = take(kLongestStrip), rows = take(kLongestStrip * kRows);
+      states = take((kMaxStrip + 1) * N), decay = take(kMaxStrip * N);
+      dBC = take(kMaxStrip * sums(n));
+      for (V** each : {&u, &dt, &z, &out}) *each = take(kVectors * kMaxStrip);
+      dtu = take(kMaxStrip), rows = take(kMaxStrip * kRows);
       dD = take(kBlocks), dbias = take(kBlocks);
       B = reinterpret_cast<T*>(p);
-      C = B + kLongestStrip * n;
-      end = reinterpret_cast<char*>(C + kLongestStrip * n);
+      C = B + kMaxStrip * n;
+      end = reinterpret_cast<char*>(C + kMaxStrip * n);
     }
     char* end;
 
     // The workspace of one of the vectors that are packed together.
     Workspace vector(int v) const {
       Workspace w = *this;
-      for (V** each : {&w.u, &w.dt, &w.z, &w.out}) *each += v * kLongestStrip;
+      for (V** each : {&w.u, &w.dt, &w.z, &w.out}) *each += v * kMaxStrip;
       return w;
     }
   };
@@ -266,7 +266,7 @@ struct Scan {
     if (!view || Rows::in_place(view, size, strip)) return;
     Rows::pack_strip(scratch, view.read(), size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
-      for (int64_t t = 0; t < strip.steps; ++t) rows[v * kLongestStrip + t] += scratch[v * kLongestStrip + t];
+      for (int64_t t = v * kMaxStrip; t < v * kMaxStrip + strip.steps; ++t) rows[t] += scratch[t];
   }
 
   // kAhead states, from the i-th on, of W channels over one strip:

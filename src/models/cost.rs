@@ -92,7 +92,7 @@ impl Cost {
     /// and one for the output.
     ///
     /// Kept for each token: the norm's input and output (2 d), x and z, the input of the last
-    /// projection, and for each direction its low-rank step sizes, B and C. Kept for each strip: the
+    /// projection, and for each direction its low-rank step sizes, B and C; for each strip, the
     /// states before it. Backward computes the rest of the mixer again. The small matrices that the
     /// mixer keeps in the computing type are as many for any number of images, and are not counted.
     fn vim_block(shape: &BackboneShape) -> Self {
