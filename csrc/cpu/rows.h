@@ -199,7 +199,7 @@ struct Rows {
       if (view.row == 1) {
         line = from, to_next = to_other = view.step, lines = strip.steps;
       } else if (view.step == 1 || view.step == -1) {
-        // The steps of a channel are two lines; of a double's four, two.
+        // The steps of a channel are two lines; of a double's four and a longer strip's three, two.
         line = view.step < 0 ? from - strip.steps + 1 : from;
         to_next = kValues, to_other = view.row - kValues;
         lines = 2 * strip.channels(size);
@@ -216,9 +216,10 @@ struct Rows {
       to_other = to_next, to_next = other;
     }
 
-    // Takes the lines that `steps` calls of `next` will not: all if there are fewer.
+    // Takes the lines that `steps` calls of `next` will not; all of them if there are fewer lines
+    // than a strip has steps. The last strip's additional calls take lines beyond.
     [[gnu::always_inline]] void begin(int64_t steps) {
-      const int64_t left = lines < steps ? 0 : steps;
+      const int64_t left = lines < steps && lines < kStrip ? 0 : steps;
       for (; lines > left; --lines) next();
       if (left == 0) *this = Ahead(cached);
     }

@@ -57,7 +57,8 @@ section! {
         /// `float32`; `bf16` or `fp16` (mixed precision: most matrix products in it, the rest and
         /// all weights in float32; fp16 with a loss scale); `auto`: bf16 where it is faster, on
         /// GPUs of compute capability 8.0 or later (older ones have no tensor cores for it) and on
-        /// CPUs with AVX512-BF16 if a backbone's `embed_dim` is 192 or more; float32 elsewhere.
+        /// CPUs with AVX512-BF16 if a backbone's `embed_dim` is 192 or more and feature vectors are
+        /// not cached; float32 elsewhere.
         /// Validation is always in float32.
         pub precision: Precision = Precision::Float32,
         /// Let GPUs round the operands of float32 products to TF32, with 10 bits after the point

@@ -15,15 +15,15 @@ const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: u32 = 2000;
 
-/// The least width of a backbone for which products in bfloat16 are faster on a CPU; in narrower
-/// ones, converting the operands takes the time that the products save.
+/// The least width of a backbone whose products in bfloat16 save more time on a CPU than converting
+/// their operands takes (docs/performance.md).
 const CPU_BF16_WIDTH: i64 = 192;
 
 /// Returns the type that autocast uses for a config's `train.precision` on this device, if any.
 ///
 /// `auto` is bfloat16, which needs no loss scale, on GPUs with tensor cores for it (from Ampere on)
-/// and on CPUs that multiply in it (AVX512-BF16) if a backbone is wide enough: there models become
-/// as good (docs/performance.md). Elsewhere it is float32: bfloat16 would have to be emulated.
+/// and on CPUs that multiply in it (AVX512-BF16) if a backbone is wide enough and computed in each
+/// step. Elsewhere it is float32: bfloat16 would have to be emulated.
 pub fn autocast_kind(config: &Config, device: Device) -> Option<Kind> {
     match config.train.precision {
         Precision::Float32 => None,
@@ -34,7 +34,10 @@ pub fn autocast_kind(config: &Config, device: Device) -> Option<Kind> {
                 Device::Cuda(index) => {
                     gpu::gpus().is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
                 }
-                _ => cpu_has_bf16() && width(config) >= CPU_BF16_WIDTH,
+                _ => {
+                    let wide = width(config) >= CPU_BF16_WIDTH;
+                    cpu_has_bf16() && wide && !config.caches_features()
+                }
             };
             faster.then_some(Kind::BFloat16)
         }

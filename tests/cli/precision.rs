@@ -9,7 +9,7 @@ use crate::sandbox::Sandbox;
 use crate::sandbox::run::{CHECKPOINT, epochs, largest_difference, progress, train_arguments};
 
 #[test]
-fn mixed_precision_rounds_and_auto_is_float32_on_the_cpu() {
+fn mixed_precision_rounds_and_auto_is_float32_for_narrow_backbones_on_a_cpu() {
     let sandbox = Sandbox::new();
     for name in ["float32", "auto", "bf16", "fp16"] {
         let precision = format!("train.precision={name}");

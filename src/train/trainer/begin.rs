@@ -155,6 +155,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             ("flag --resume", self.resumed.to_string()),
             ("flag --stop-after", self.last_epoch.to_string()),
             ("dataset", self.progress.data.clone()),
+            ("precision", self.progress.precision.clone()),
             ("parameters", parameters.collect()),
         ])
     }
