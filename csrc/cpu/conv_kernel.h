@@ -125,11 +125,7 @@ struct CausalConv {
     const RowsOf out = Rows::rows_of(args.out, size, strip, w.out);
     activate(w, args.in.width, inputs(w, args.in, strip, v), strip.steps, ahead,
              [&](int64_t t, V value, V gate) VMB_INLINE { out.put(t, value * gate); });
-    if (!Rows::in_place(args.out, size, strip)) {
-      const int64_t channel = strip.channel(v);
-      Rows::unpack(w.out, args.out, strip.item.batch, channel, Rows::lanes_of(size, channel),
-                   strip.step, strip.steps);
-    }
+    Rows::unpack_vector(w.out, args.out, size, strip, v);
   }
 
   static void backward(const ConvBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
@@ -160,13 +156,11 @@ struct CausalConv {
                              int v, const A& ahead) {
     const ConvArgs<T>& in = args.in;
     const ScanSizes size = sizes(in);
-    const int64_t channel = strip.channel(v), batch = strip.item.batch, steps = strip.steps;
-    const int lanes = Rows::lanes_of(size, channel);
+    const int64_t steps = strip.steps;
     // The later strip's first gradients move to the end of this strip's.
     for (int64_t k = in.width - 2; k >= 0; --k) w.dvalue[steps + k] = w.dvalue[k];
     const Inputs x = inputs(w, in, strip, v);
-    if (!Rows::in_place(args.dout, size, strip))
-      Rows::pack(w.out, args.dout, batch, channel, lanes, strip.step, steps);
+    Rows::pack_vector(w.out, args.dout, size, strip, v);
     const Inputs dout = Rows::rows_of(args.dout, size, strip, w.out);
     V dbias = w.dbias;
     activate(w, in.width, x, steps, ahead, [&](int64_t t, V value, V gate) VMB_INLINE {
@@ -174,9 +168,7 @@ struct CausalConv {
       dbias += w.dvalue[t];
     });
     w.dbias = dbias;
-    const bool in_place = Rows::in_place(args.dx, size, strip);
-    if (args.add_dx && !in_place)
-      Rows::pack(w.before, args.dx.read(), batch, channel, lanes, strip.step, steps);
+    if (args.add_dx) Rows::pack_vector(w.before, args.dx.read(), size, strip, v);
     const RowsOf before = Rows::rows_of(args.dx, size, strip, w.before),
                  dx = Rows::rows_of(args.dx, size, strip, w.out);
     for_width(in.width, [&](auto width) {
@@ -192,7 +184,7 @@ struct CausalConv {
       }
       for (int64_t k = 0; k < width; ++k) w.dweight[k] = sums.of[k];
     });
-    if (!in_place) Rows::unpack(w.out, args.dx, batch, channel, lanes, strip.step, steps);
+    Rows::unpack_vector(w.out, args.dx, size, strip, v);
   }
 
   static void write_channel_sums(const Workspace& w, const ConvBackwardArgs<T>& args, int64_t batch,

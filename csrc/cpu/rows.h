@@ -19,11 +19,9 @@ struct Rows {
 
   // The position of a work item.
   struct Item {
-    int64_t batch, group, first_channel, blocks;
+    int64_t batch, first_channel, blocks;
     Item(const ScanSizes& size, int64_t index)
-        : batch(index / size.groups()),
-          group(index % size.groups()),
-          first_channel(group * kGroup) {
+        : batch(index / size.groups()), first_channel(index % size.groups() * kGroup) {
       const int64_t channels =
           size.dim - first_channel < kGroup ? size.dim - first_channel : kGroup;
       blocks = (channels + W - 1) / W;
@@ -151,6 +149,22 @@ struct Rows {
     return {reinterpret_cast<T*>(packed), W};
   }
 
+  // Packs one vector of a strip, unless it is in place.
+  static void pack_vector(V* rows, const View<const T>& view, const ScanSizes& size,
+                          const Strip& strip, int v) {
+    const int64_t channel = strip.channel(v);
+    if (!in_place(view, size, strip))
+      pack(rows, view, strip.item.batch, channel, lanes_of(size, channel), strip.step, strip.steps);
+  }
+
+  static void unpack_vector(const V* rows, const View<T>& view, const ScanSizes& size,
+                            const Strip& strip, int v) {
+    const int64_t channel = strip.channel(v);
+    if (!in_place(view, size, strip))
+      unpack(rows, view, strip.item.batch, channel, lanes_of(size, channel), strip.step,
+             strip.steps);
+  }
+
   // Packs a strip, unless it is in place.
   static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size,
                          const Strip& strip) {
@@ -162,8 +176,7 @@ struct Rows {
         for (int v = 0; v < kVectors; ++v) rows[v * kMaxStrip] = load<V>(source + v * W);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        pack(rows + v * kMaxStrip, view, strip.item.batch, strip.channel(v),
-             lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+        pack_vector(rows + v * kMaxStrip, view, size, strip, v);
   }
 
   static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size,
@@ -176,8 +189,7 @@ struct Rows {
         for (int v = 0; v < kVectors; ++v) store<V>(target + v * W, rows[v * kMaxStrip]);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        unpack(rows + v * kMaxStrip, view, strip.item.batch, strip.channel(v),
-               lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+        unpack_vector(rows + v * kMaxStrip, view, size, strip, v);
   }
 
   // The memory of a strip in one tensor, to be prefetched: its lines are a row apart, so the

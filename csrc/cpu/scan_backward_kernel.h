@@ -17,8 +17,8 @@ struct ScanBackward {
   using Ahead = typename Rows::Ahead;
   using Prefetches = typename S::Prefetches;
   using Workspace = typename S::Workspace;
-  static constexpr int kVectors = Rows::kVectors, kAhead = S::kAhead,
-                       kHalf = S::kHalf, kRows = S::kRows;
+  static constexpr int kVectors = Rows::kVectors, kAhead = S::kAhead, kHalf = S::kHalf,
+                       kRows = S::kRows;
   static_assert(N % kAhead == 0 && S::kParts <= 2, "tiles fill vectors of powers and of sums");
 
   static void backward(const ScanBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {

@@ -161,8 +161,7 @@ struct Scan {
   // The states of a block before a strip.
   static T* checkpoint(T* checkpoints, const ScanSizes& size, const Strip& strip, int64_t block) {
     const Item& item = strip.item;
-    return checkpoints +
-           (item.batch * size.strips() + strip.step / kStrip) * size.states() +
+    return checkpoints + (item.batch * size.strips() + strip.step / kStrip) * size.states() +
            (item.first_channel + block * W) * size.state;
   }
 

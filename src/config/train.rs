@@ -58,8 +58,7 @@ section! {
         /// all weights in float32; fp16 with a loss scale); `auto`: bf16 where it is faster, on
         /// GPUs of compute capability 8.0 or later (older ones have no tensor cores for it) and on
         /// CPUs with AVX512-BF16 if a backbone's `embed_dim` is 192 or more and feature vectors are
-        /// not cached; float32 elsewhere.
-        /// Validation is always in float32.
+        /// not cached; float32 elsewhere. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
         /// Let GPUs round the operands of float32 products to TF32, with 10 bits after the point
         /// instead of 23, for their tensor cores. `false`: float32 is float32, on every device.

@@ -7,7 +7,7 @@ use crate::config::{BackboneShape, Branch, Stem};
 /// Steps of a strip, before which the scan keeps the states for backward (csrc/README.md).
 const STRIP: i64 = 32;
 /// Steps that the last strip may have.
-const LONGEST_STRIP: i64 = 40;
+const MAX_STRIP: i64 = 40;
 const FLOAT: i64 = 4;
 
 /// The cost of one layer for one image.
@@ -101,7 +101,7 @@ impl Cost {
         let projected = rank + 2 * n;
         let direction =
             l * inner * 4 + l * inner * projected + l * rank * inner + 4 * l * inner * n;
-        let strips = 1 + ((l - LONGEST_STRIP).max(0) + STRIP - 1) / STRIP;
+        let strips = 1 + ((l - MAX_STRIP).max(0) + STRIP - 1) / STRIP;
         let states = strips * inner * n;
         Self::new(
             l * d * 2 * inner + 2 * direction + l * inner * d,
